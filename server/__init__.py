@@ -1,0 +1,1 @@
+"""The control plane: rules, state and jobs of Orch8 Cloud."""

@@ -1,0 +1,5 @@
+"""`python -m server` is `orch8-cloud`."""
+
+from server.cli import main
+
+main()

@@ -1,0 +1,222 @@
+"""The composition root: builds the control plane from settings and parts. Tests call the same functions."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import grpc
+import httpx
+import structlog
+from grpc_health.v1 import health
+
+from server import logs
+from server.configuration import StartFailed
+from server.domain.addresses import Address
+from server.domain.plans import Plans
+from server.identity.credentials import Tokens
+from server.identity.egress import GuardedClient
+from server.identity.issuers import Issuers
+from server.providers.engine.client import EngineClient
+from server.providers.runtime.base import Runtime
+from server.providers.sessions.cookies import default_name
+from server.providers.sessions.supabase import SupabaseSessions
+from server.rpc.api_keys import ApiKeysServicer
+from server.rpc.dataplane import DataPlaneServicer
+from server.rpc.instances import InstancesServicer
+from server.rpc.interceptors.authentication import Authentication
+from server.rpc.organization import OrganizationServicer
+from server.rpc.policies import PoliciesServicer
+from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
+from server.rpc.system import SystemServicer
+from server.services.api_keys import ApiKeysService
+from server.services.authentication import Authenticator
+from server.services.dataplane import DataPlane
+from server.services.explain import ExplainService
+from server.services.identifiers import new_id, utc_now
+from server.services.instances import InstancesService
+from server.services.organizations import OrganizationsService
+from server.services.policies import PoliciesService
+from server.services.propagation import Propagation
+from server.services.system import SystemService
+from server.settings import ServerSettings
+from server.store import migrate
+from server.store.database import Database
+from server.store.dialects import create_engine
+from server.store.sealing import Sealer
+from server.workers.housekeeping import keep_house
+from server.workers.reconcile import Reconciler
+
+GRACE_S = 5.0
+DEFAULT_COOKIE = "sb-orch8-auth-token"
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(kw_only=True)
+class App:
+    """A control plane that listens."""
+
+    address: Address
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    propagation: Propagation
+    reconciler: Reconciler
+    database: Database
+
+
+def local_runtime(settings: ServerSettings) -> Runtime:
+    """Engines as processes of this machine."""
+    from server.providers.runtime.local import LocalRuntime
+
+    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin)
+
+
+@asynccontextmanager
+async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
+    """The database in its newest shape."""
+    if not settings.database_url:
+        settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(create_engine(settings.store_url), Sealer(settings.key_bytes))
+    async with database:
+        await migrate.upgrade(database.engine)
+        async with database.write() as tx:
+            await tx.instances.wake_all(utc_now())
+            await tx.commit()
+        yield database
+
+
+@asynccontextmanager
+async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[App]:
+    """A control plane that answers, until the block ends; then it stops gracefully."""
+    plans = settings.plans()
+    async with (
+        open_database(settings) as database,
+        httpx.AsyncClient(trust_env=False) as http,
+        Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery) as issuers,
+    ):
+        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
+        await app.propagation.start()
+        await app.server.start()
+        jobs = (asyncio.create_task(app.reconciler.run()), asyncio.create_task(keep_house(database, utc_now)))
+        await set_serving(app.health)
+        for switch in settings.switches():
+            log.warning("development_switch_is_on", switch=switch)
+        log.info("server.ready", address=str(app.address))
+        try:
+            yield app
+        finally:
+            await _stop(app, jobs, runtime)
+
+
+def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:
+    propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
+    owner = f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}"
+    reconciler = Reconciler(database=database, runtime=runtime, propagation=propagation, clock=utc_now, owner=owner)
+    shared: dict[str, Any] = {
+        "database": database,
+        "propagation": propagation,
+        "clock": utc_now,
+        "new_id": new_id,
+    }
+    organizations = OrganizationsService(
+        database=database,
+        plans=plans,
+        clock=utc_now,
+        new_id=new_id,
+        org_claim=settings.org_claim,
+        role_claim=settings.role_claim,
+        plan=settings.default_plan,
+    )
+    instances = InstancesService(**shared, plans=plans, engines=EngineClient(outside.http), wake=reconciler.wake)
+    servicers = Servicers(
+        instances=InstancesServicer(instances, settings.public_url),
+        api_keys=ApiKeysServicer(ApiKeysService(**shared)),
+        organization=OrganizationServicer(organizations),
+        policies=_policies(settings, shared, outside),
+        system=SystemServicer(SystemService(database=database, propagation=propagation)),
+        dataplane=DataPlaneServicer(DataPlane(database=database), propagation),
+    )
+    server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
+    return App(
+        address=_listen(server, settings.server_listen),
+        server=server,
+        health=alive,
+        propagation=propagation,
+        reconciler=reconciler,
+        database=database,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outside:
+    """How the server calls out: where we choose the address, and where users do."""
+
+    http: httpx.AsyncClient
+    issuers: Issuers
+
+
+def _policies(settings: ServerSettings, shared: dict[str, Any], outside: Outside) -> PoliciesServicer:
+    return PoliciesServicer(
+        PoliciesService(**shared, allow_loopback=settings.calls_loopback),
+        ExplainService(database=shared["database"], tokens=Tokens(outside.issuers), clock=utc_now),
+    )
+
+
+def _authentication(
+    settings: ServerSettings, database: Database, organizations: OrganizationsService, http: httpx.AsyncClient
+) -> Authentication:
+    sessions = SupabaseSessions(
+        url=settings.supabase_url, jwt_secret=settings.supabase_jwt_secret.get_secret_value(), http=http
+    )
+    derived = default_name(settings.supabase_url) if settings.supabase_url else DEFAULT_COOKIE
+    authenticator = Authenticator(
+        database=database,
+        sessions=sessions,
+        organizations=organizations,
+        clock=utc_now,
+        cookie_name=settings.session_cookie or derived,
+    )
+    own = frozenset(urlsplit(url).netloc for url in (settings.public_url, *settings.allowed_origins))
+    return Authentication(
+        authenticator=authenticator,
+        table=access_table(),
+        own_hosts=own,
+        dataplane_token=settings.dataplane_token.get_secret_value(),
+    )
+
+
+def _listen(server: grpc.aio.Server, address: Address) -> Address:
+    try:
+        return listen(server, address)
+    except OSError as error:
+        raise StartFailed(f"ORCH8_SERVER_LISTEN: {error}") from error
+
+
+async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) -> None:
+    """Refuses new calls, lets running ones finish, then the jobs, then the engines."""
+    await app.health.enter_graceful_shutdown()
+    app.propagation.stop()
+    await app.server.stop(GRACE_S)
+    for job in jobs:
+        job.cancel()
+    await asyncio.gather(*jobs, return_exceptions=True)
+    await runtime.close()
+    log.info("server.stopped")
+
+
+async def run_server(settings: ServerSettings) -> int:
+    """Runs the control plane until SIGTERM or SIGINT. Raises StartFailed."""
+    logs.configure()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings, local_runtime(settings)):
+        await stop.wait()
+    return 0

@@ -1,0 +1,95 @@
+"""orch8-cloud: the one command. Each subcommand imports its part when it runs: `--help` answers at once."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from server.configuration import StartFailed
+
+app = typer.Typer(
+    name="orch8-cloud",
+    help="The managed control plane of the Orch8 workflow engine. Start with: orch8-cloud up",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _run(program: Coroutine[Any, Any, int]) -> None:
+    raise typer.Exit(asyncio.run(program))
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port for everything: REST, gRPC, tunnel.")] = 8080,
+    data_dir: Annotated[Path, typer.Option(help="Database, engines, keys and logs. Kept between runs.")] = Path(
+        ".orch8"
+    ),
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Written as JSON when everything answers: url, keys, instance.")
+    ] = None,
+    plan: Annotated[
+        str | None, typer.Option(help="The plan of new organizations: free, starter, pro… (default: free)")
+    ] = None,
+) -> None:
+    """Run everything on this machine: Envoy, server, proxy and an engine. Ends with a curl that works.
+
+    Ctrl-C stops it all. The next run on the same data folder finds its instances and keys again.
+    """
+    from server.up.command import up as run_up
+
+    _run(run_up(port=port, data_dir=data_dir, ready_file=ready_file, plan=plan))
+
+
+@app.command()
+def serve() -> None:
+    """Run the control plane alone (gRPC). Settings: the ORCH8_… variables in the README."""
+    from server.app import run_server
+    from server.settings import ServerSettings
+
+    _run(run_server(ServerSettings.read()))
+
+
+@app.command()
+def proxy(
+    direct: Annotated[bool, typer.Option("--direct", help="Carry the bytes too, for places without Envoy.")] = False,
+) -> None:
+    """Run a proxy: it decides about tunnel and gateway requests. Any number of them may run."""
+    from rest_bridge.proxy.app import run_proxy
+    from rest_bridge.settings import ProxySettings
+
+    _run(run_proxy(ProxySettings.read(), direct=direct))
+
+
+@app.command()
+def edge() -> None:
+    """Run Envoy, configured for this product: the only thing that the world reaches."""
+    from rest_bridge.envoy.process import run_edge
+    from rest_bridge.settings import EdgeSettings
+
+    _run(run_edge(EdgeSettings.read()))
+
+
+@app.command()
+def settings() -> None:
+    """List every setting of every part, as a Markdown table."""
+    from rest_bridge.settings import EdgeSettings, ProxySettings
+    from server.settings import ServerSettings
+
+    for title, kind in (("server", ServerSettings), ("proxy", ProxySettings), ("edge", EdgeSettings)):
+        typer.echo(f"### {title}\n\n{kind.describe()}\n")
+
+
+def main() -> None:
+    """The entry point. A broken setting is one sentence and exit code 2."""
+    try:
+        app()
+    except StartFailed as error:
+        typer.echo(f"orch8-cloud: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

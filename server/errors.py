@@ -1,0 +1,197 @@
+"""Everything that can go wrong in words of the product. Knows no gRPC and no HTTP.
+
+Each class names its reason; proto/orch8cloud/v1/errors.proto says how a reason is answered.
+
+CloudError
+├── InvalidArgument            a field breaks a documented rule
+│   └── PolicyInvalid          the same, of a gateway policy
+├── NoRunningInstance          the call needs a running engine
+├── Unauthenticated            no credential that is accepted here
+│   ├── KeyRevoked
+│   ├── KeyExpired
+│   └── TokenInvalid
+├── PlanLimitReached           the plan's running instances are used up
+├── PermissionDenied           a good credential without this permission
+│   └── RoleRequired
+├── NotFound                   no such thing in the caller's organization
+├── NameTaken
+├── StateConflict              not in this state
+├── EngineError                the engine answered with an error, or not at all
+└── Unavailable                a part of the service cannot work now
+    └── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class FieldViolation:
+    """One field that breaks a rule: its path, such as `allow[2].sub`, and what to write instead."""
+
+    field: str
+    description: str
+
+
+class CloudError(Exception):
+    """Root of all errors that a caller may see. `message` says what to change; `metadata` repeats its data."""
+
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+
+
+class InvalidArgument(CloudError):
+    """Fields of the request break documented rules."""
+
+    reason = "INVALID_ARGUMENT"
+
+    def __init__(self, violations: Sequence[FieldViolation]) -> None:
+        first = violations[0]
+        more = f" ({len(violations) - 1} more)" if len(violations) > 1 else ""
+        super().__init__(f"{first.field}: {first.description}{more}", {"field": first.field})
+        self.violations = tuple(violations)
+
+
+class PolicyInvalid(InvalidArgument):
+    """Fields of a gateway policy break documented rules."""
+
+    reason = "POLICY_INVALID"
+
+
+class NoRunningInstance(CloudError):
+    """The call asks an engine, and the instance is not running."""
+
+    reason = "NO_RUNNING_INSTANCE"
+
+    def __init__(self, instance_id: str, status: str) -> None:
+        hint = {"suspended": "Resume it first.", "provisioning": "Wait until it is running."}.get(
+            status, "Create another."
+        )
+        super().__init__(f"Instance {instance_id} is {status}. {hint}", {"instance_id": instance_id, "status": status})
+
+
+class Unauthenticated(CloudError):
+    """No credential, or none that is accepted here."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class KeyRevoked(Unauthenticated):
+    """The API key was revoked."""
+
+    reason = "KEY_REVOKED"
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"The API key {prefix}… was revoked. Create a new one.", {"prefix": prefix})
+
+
+class KeyExpired(Unauthenticated):
+    """The API key is past its end."""
+
+    reason = "KEY_EXPIRED"
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__(f"The API key {prefix}… has expired. Create a new one.", {"prefix": prefix})
+
+
+class TokenInvalid(Unauthenticated):
+    """A session token that is not accepted. One message for every cause: callers learn nothing about the check."""
+
+    reason = "TOKEN_INVALID"
+
+    def __init__(self) -> None:
+        super().__init__("The session is invalid or has expired. Sign in again.")
+
+
+class PlanLimitReached(CloudError):
+    """One more running instance than the plan allows."""
+
+    reason = "PLAN_LIMIT_REACHED"
+
+    def __init__(self, plan: str, limit: int) -> None:
+        plural = "" if limit == 1 else "s"
+        super().__init__(
+            f"The {plan} plan allows {limit} running instance{plural}. Suspend or delete one, or choose a larger plan.",
+            {"plan": plan, "limit": str(limit)},
+        )
+        self.limit = limit
+
+
+class PermissionDenied(CloudError):
+    """The credential is good and may not do this."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class RoleRequired(PermissionDenied):
+    """The member's role is too low."""
+
+    reason = "ROLE_REQUIRED"
+
+    def __init__(self, role: str, required: str) -> None:
+        super().__init__(
+            f"This needs the role {required} or higher; you are {role}. Ask an owner of the organization.",
+            {"role": role, "required": required},
+        )
+
+
+class NotFound(CloudError):
+    """The caller's organization has no such thing; whether another one has it is not told."""
+
+    reason = "NOT_FOUND"
+
+    def __init__(self, resource: str, identifier: str) -> None:
+        super().__init__(f"There is no {resource} {identifier!r}.", {"resource": resource, "id": identifier})
+
+
+class NameTaken(CloudError):
+    """Another one of the organization's has this name."""
+
+    reason = "NAME_TAKEN"
+
+    def __init__(self, resource: str, name: str) -> None:
+        super().__init__(f"There is already an {resource} named {name!r}. Choose another name.", {"name": name})
+
+
+class StateConflict(CloudError):
+    """Not possible in this state."""
+
+    reason = "STATE_CONFLICT"
+
+    def __init__(self, *, action: str, status: str, allowed: str) -> None:
+        super().__init__(
+            f"Cannot {action} an instance that is {status}: it must be {allowed}.",
+            {"action": action, "status": status, "allowed": allowed},
+        )
+
+
+class EngineError(CloudError):
+    """The engine answered with an error, or did not answer."""
+
+    reason = "ENGINE_ERROR"
+
+
+class Unavailable(CloudError):
+    """Something that the call needs cannot work now."""
+
+    reason = "UNAVAILABLE"
+
+
+class ChangeUnconfirmed(Unavailable):
+    """The change is stored, and from `certain_at` on no proxy can serve the old state."""
+
+    reason = "CHANGE_UNCONFIRMED"
+
+    def __init__(self, certain_at: datetime) -> None:
+        at = certain_at.strftime("%Y-%m-%dT%H:%M:%SZ")
+        super().__init__(
+            f"The change is stored, but a proxy has not confirmed it. It is certain everywhere from {at} on.",
+            {"certain_at": at},
+        )
+        self.certain_at = certain_at

@@ -1,0 +1,1 @@
+"""The management side of engines: what the control plane asks them."""

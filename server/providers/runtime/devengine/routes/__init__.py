@@ -1,0 +1,28 @@
+"""The HTTP routes, one file per resource, and the table that lists them all."""
+
+from starlette.routing import Route
+
+from server.providers.runtime.devengine.routes import (
+    artifacts,
+    credentials,
+    instances,
+    missing,
+    sequences,
+    stream,
+    system,
+    triggers,
+    webhooks,
+)
+
+# The last of them answers for what the real engine has and this one has not.
+ROUTES: list[Route] = [
+    *system.ROUTES,
+    *sequences.ROUTES,
+    *instances.ROUTES,
+    *stream.ROUTES,
+    *triggers.ROUTES,
+    *webhooks.ROUTES,
+    *credentials.ROUTES,
+    *artifacts.ROUTES,
+    *missing.ROUTES,
+]

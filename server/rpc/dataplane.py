@@ -1,0 +1,160 @@
+"""DataPlaneService over gRPC: the proxies' side of the server."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from orch8cloud.dataplane.v1 import dataplane_pb2 as pb
+from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceServicer
+
+from server.domain.api_keys import ApiKey
+from server.domain.policies import Policy
+from server.errors import FieldViolation, InvalidArgument
+from server.rpc.convert import list_value, moment, struct
+from server.services.dataplane import DataPlane, Route, TrafficCount
+from server.services.propagation import Heartbeat, Message, Overrun, Propagation, WatchSession, Welcome
+from server.store.changes import Change
+
+Context = grpc.aio.ServicerContext[Any, Any]
+log = structlog.get_logger(__name__)
+
+
+class DataPlaneServicer(DataPlaneServiceServicer):
+    """Feeds the proxies."""
+
+    def __init__(self, dataplane: DataPlane, propagation: Propagation) -> None:
+        self._dataplane = dataplane
+        self._propagation = propagation
+
+    async def GetRoute(self, request: pb.GetRouteRequest, context: Context) -> pb.Route:
+        """See dataplane.proto."""
+        return _route(await self._dataplane.route(request.instance_id))
+
+    async def GetKey(self, request: pb.GetKeyRequest, context: Context) -> pb.Key:
+        """See dataplane.proto."""
+        return _key(await self._dataplane.key(request.sha256))
+
+    async def ReportTraffic(self, request: pb.ReportTrafficRequest, context: Context) -> pb.ReportTrafficResponse:
+        """See dataplane.proto."""
+        await self._dataplane.report([_count(count) for count in request.counts])
+        return pb.ReportTrafficResponse()
+
+    async def Watch(
+        self, request_iterator: AsyncIterator[pb.WatchRequest], context: Context
+    ) -> AsyncIterator[pb.WatchResponse]:
+        """See dataplane.proto."""
+        requests = aiter(request_iterator)
+        session = await self._join(await anext(requests, pb.WatchRequest()))
+        log.info("proxy.connected", proxy_id=session.proxy.id)
+        listener = asyncio.create_task(self._listen(requests, session))
+        try:
+            with suppress(Overrun):
+                async for message in session.messages():
+                    yield _message(message)
+        finally:
+            listener.cancel()
+            goodbye = (await asyncio.gather(listener, return_exceptions=True))[0] is True
+            await asyncio.shield(self._propagation.leave(session, goodbye=goodbye))
+            log.info("proxy.disconnected", proxy_id=session.proxy.id, goodbye=goodbye)
+
+    async def _join(self, first: pb.WatchRequest) -> WatchSession:
+        hello = first.hello
+        if not first.HasField("hello") or not hello.proxy_id or hello.stale_limit_ms < 0:
+            raise InvalidArgument([FieldViolation(field="hello", description="must come first, with a proxy_id")])
+        return await self._propagation.join(hello.proxy_id, hello.stale_limit_ms, hello.since_version)
+
+    async def _listen(self, requests: AsyncIterator[pb.WatchRequest], session: WatchSession) -> bool:
+        """Hears the proxy until it ends; True where it took leave."""
+        try:
+            async for request in requests:
+                match request.WhichOneof("kind"):
+                    case "acked_version":
+                        self._propagation.acknowledge(session, request.acked_version)
+                    case "heartbeat":
+                        self._propagation.heartbeat(session, request.heartbeat)
+                    case "goodbye":
+                        return True
+            return False
+        finally:
+            session.close()
+
+
+def _message(message: Message) -> pb.WatchResponse:
+    match message:
+        case Welcome(version, reset):
+            return pb.WatchResponse(hello=pb.ServerHello(version=version, reset=reset))
+        case Heartbeat(number):
+            return pb.WatchResponse(heartbeat=number)
+        case Change():
+            return pb.WatchResponse(change=_change(message))
+
+
+def _change(change: Change) -> pb.Change:
+    if change.key_sha256 is not None:
+        return pb.Change(version=change.version, key_sha256=change.key_sha256)
+    return pb.Change(version=change.version, instance_id=change.instance_id or "")
+
+
+def _route(route: Route) -> pb.Route:
+    upstream = None
+    if route.upstream is not None:
+        found = route.upstream
+        upstream = pb.Upstream(
+            host=found.host, port=found.port, tls=found.tls, engine_key=route.engine_key, headers=dict(found.headers)
+        )
+    return pb.Route(
+        instance_id=route.instance.id,
+        org_id=route.instance.org_id,
+        status=route.status,
+        upstream=upstream,
+        policies=[_policy(policy) for policy in route.policies],
+    )
+
+
+def _policy(policy: Policy) -> pb.RoutePolicy:
+    fields = policy.fields
+    return pb.RoutePolicy(
+        policy_id=policy.id,
+        slug=fields.slug,
+        provider=fields.provider,
+        audience=fields.audience,
+        issuer=fields.issuer,
+        allow=list_value(fields.allow),
+        config=struct(fields.config),
+        trigger_secret=fields.trigger_secret,
+    )
+
+
+def _key(key: ApiKey) -> pb.Key:
+    return pb.Key(
+        key_id=key.id,
+        org_id=key.org_id,
+        instance_id=key.instance_id,
+        prefix=key.prefix,
+        revoked_at=_exact(key.revoked_at),
+        expires_at=_exact(key.expires_at),
+    )
+
+
+def _exact(at: datetime | None) -> Timestamp | None:
+    if at is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(at)
+    return stamp
+
+
+def _count(count: pb.TrafficCount) -> TrafficCount:
+    return TrafficCount(
+        instance_id=count.instance_id,
+        key_id=count.key_id if count.HasField("key_id") else None,
+        policy_id=count.policy_id if count.HasField("policy_id") else None,
+        status=count.status,
+        requests=count.requests,
+        last_at=moment(count.last_at),
+    )

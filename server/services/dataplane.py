@@ -1,0 +1,94 @@
+"""What the proxies ask: routes, keys, and where to put their counts."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from server.domain.api_keys import ApiKey
+from server.domain.instances import Instance, Phase, Status
+from server.domain.policies import Policy
+from server.errors import NotFound
+from server.providers.runtime.base import Upstream
+from server.store.database import Database
+
+RESUMING = "resuming"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """An instance as the data plane sees it. `engine_key` is a secret."""
+
+    instance: Instance
+    status: str
+    upstream: Upstream | None
+    engine_key: str
+    policies: tuple[Policy, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrafficCount:
+    """Requests that were decided alike."""
+
+    instance_id: str
+    key_id: str | None
+    policy_id: str | None
+    status: int
+    requests: int
+    last_at: datetime
+
+
+class DataPlane:
+    """Answers the proxies from the database."""
+
+    def __init__(self, *, database: Database) -> None:
+        self._database = database
+
+    async def route(self, instance_id: str) -> Route:
+        """All that is needed to decide about an instance and to reach it. Raises NotFound."""
+        async with self._database.read() as tx:
+            instance = await tx.instances.find(instance_id)
+            if instance is None:
+                raise NotFound("instance", instance_id)
+            policies = await tx.policies.of_instance(instance_id)
+            keys = await tx.instances.keys(instance_id)
+        return Route(
+            instance=instance,
+            status=_status(instance),
+            upstream=_upstream(instance),
+            engine_key=keys.engine_key,
+            policies=tuple(policy for policy in policies if policy.fields.enabled),
+        )
+
+    async def key(self, sha256: bytes) -> ApiKey:
+        """What is known of a key. Raises NotFound."""
+        async with self._database.read() as tx:
+            key = await tx.api_keys.by_digest(sha256)
+        if key is None:
+            raise NotFound("API key", "with this digest")
+        return key
+
+    async def report(self, counts: Iterable[TrafficCount]) -> None:
+        """Takes counts of decided requests: from them comes when a key was last used."""
+        used: dict[str, datetime] = {}
+        for count in counts:
+            if count.key_id is not None:
+                used[count.key_id] = max(count.last_at, used.get(count.key_id, count.last_at))
+        if not used:
+            return
+        async with self._database.write() as tx:
+            for key_id, at in used.items():
+                await tx.api_keys.touch(key_id, at)
+            await tx.commit()
+
+
+def _status(instance: Instance) -> str:
+    """An engine that is known to be ready can be called, a moment before the API shows it as running."""
+    if instance.phase in (Phase.PROVISIONING, Phase.RESUMING) and instance.host is not None:
+        return Status.RUNNING
+    return RESUMING if instance.phase is Phase.RESUMING else instance.status
+
+
+def _upstream(instance: Instance) -> Upstream | None:
+    if instance.host is None or instance.port is None:
+        return None
+    return Upstream(host=instance.host, port=instance.port, tls=instance.tls)

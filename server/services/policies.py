@@ -1,0 +1,103 @@
+"""Use cases of gateway policies. A change is in force on every proxy when its call returns."""
+
+from dataclasses import replace
+
+from server.domain.access import Caller
+from server.domain.policies import Policy, PolicyFields, PolicyPatch, apply, size
+from server.errors import FieldViolation, NotFound, PolicyInvalid
+from server.services.identifiers import Clock, NewId
+from server.services.instances import visible
+from server.services.propagation import Propagation
+from server.store.database import Database, UnitOfWork
+
+MAX_POLICIES = 1000
+MAX_BYTES = 1024 * 1024
+
+
+class PoliciesService:
+    """Lists, creates, changes and deletes policies."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        propagation: Propagation,
+        clock: Clock,
+        new_id: NewId,
+        allow_loopback: bool = False,
+    ) -> None:
+        self._allow_loopback = allow_loopback
+        self._database = database
+        self._propagation = propagation
+        self._clock = clock
+        self._new_id = new_id
+
+    async def list(self, *, caller: Caller, instance_id: str) -> list[Policy]:
+        """The policies of an instance, newest first."""
+        async with self._database.read() as tx:
+            await visible(tx, caller, instance_id)
+            return await tx.policies.of_instance(instance_id)
+
+    async def create(self, *, caller: Caller, instance_id: str, patch: PolicyPatch) -> tuple[Policy, int]:
+        """A new policy, and the version from which it is in force."""
+        async with self._database.write() as tx:
+            await visible(tx, caller, instance_id)
+            fields = apply(patch, allow_loopback=self._allow_loopback)
+            now = self._clock()
+            policy = Policy(
+                id=self._new_id("pol"), instance_id=instance_id, fields=fields, created_at=now, updated_at=now
+            )
+            await tx.policies.save(policy)
+            await _check_size(tx, instance_id)
+            version = await self._changed(tx, instance_id)
+        await self._propagation.confirm(version)
+        return policy, version
+
+    async def update(
+        self, *, caller: Caller, instance_id: str, policy_id: str, patch: PolicyPatch
+    ) -> tuple[Policy, int]:
+        """The changed policy, and the version from which it is in force."""
+        async with self._database.write() as tx:
+            old = await _policy(tx, caller, instance_id, policy_id)
+            policy = replace(old, fields=self._applied(patch, old), updated_at=self._clock())
+            await tx.policies.save(policy)
+            await _check_size(tx, instance_id)
+            version = await self._changed(tx, instance_id)
+        await self._propagation.confirm(version)
+        return policy, version
+
+    async def delete(self, *, caller: Caller, instance_id: str, policy_id: str) -> int:
+        """Removes a policy. Answers with the version from which it is gone."""
+        async with self._database.write() as tx:
+            await _policy(tx, caller, instance_id, policy_id)
+            await tx.policies.delete(policy_id)
+            version = await self._changed(tx, instance_id)
+        await self._propagation.confirm(version)
+        return version
+
+    def _applied(self, patch: PolicyPatch, old: Policy) -> PolicyFields:
+        return apply(patch, old.fields, allow_loopback=self._allow_loopback)
+
+    async def _changed(self, tx: UnitOfWork, instance_id: str) -> int:
+        change = await tx.changes.append(self._clock(), instance_id=instance_id)
+        await tx.commit()
+        return change.version
+
+
+async def _check_size(tx: UnitOfWork, instance_id: str) -> None:
+    """Every proxy keeps all policies of an instance: they are bounded together."""
+    policies = await tx.policies.of_instance(instance_id)
+    if len(policies) > MAX_POLICIES:
+        what = f"an instance has at most {MAX_POLICIES} policies; delete some first"
+        raise PolicyInvalid([FieldViolation(field="instance_id", description=what)])
+    if sum(size(policy.fields) for policy in policies) > MAX_BYTES:
+        what = f"all policies of an instance hold at most {MAX_BYTES} bytes together; use fewer or shorter rules"
+        raise PolicyInvalid([FieldViolation(field="allow", description=what)])
+
+
+async def _policy(tx: UnitOfWork, caller: Caller, instance_id: str, policy_id: str) -> Policy:
+    await visible(tx, caller, instance_id)
+    policy = await tx.policies.get(instance_id, policy_id)
+    if policy is None:
+        raise NotFound("policy", policy_id)
+    return policy

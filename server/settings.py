@@ -1,0 +1,95 @@
+"""The settings of the server: the only reader of the environment on this side."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from server.configuration import AddressSetting, SettingsError, SharedSettings
+from server.domain.addresses import Address
+from server.domain.plans import Plans, PlansInvalid
+
+
+def _secret_key(value: SecretStr) -> SecretStr:
+    try:
+        raw = base64.b64decode(value.get_secret_value(), validate=True)
+    except binascii.Error:
+        raw = b""
+    if len(raw) != 32:
+        raise ValueError("must be 32 random bytes in base64; make one with: openssl rand -base64 32")
+    return value
+
+
+def read_plans(path: Path | None) -> Plans:
+    """The plans of a file, or of the package. Raises SettingsError."""
+    source = path or Path(__file__).parent / "plans.toml"
+    try:
+        return Plans.parse(source.read_text())
+    except (OSError, PlansInvalid, UnicodeDecodeError) as error:
+        raise SettingsError(f"ORCH8_PLANS_FILE {source}: {error}") from error
+
+
+class ServerSettings(SharedSettings):
+    """What the control plane needs."""
+
+    server_listen: AddressSetting = Field(
+        Address.parse("127.0.0.1:50061"), description="Where the server listens (gRPC). Keep it away from the world."
+    )
+    data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
+    database_url: str = Field(
+        "",
+        pattern=r"^(sqlite:///.+)?$",
+        description="Database address, such as sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    )
+    allowed_origins: tuple[str, ...] = Field(
+        (), description="Origins of other sites whose pages may call the API with a session cookie, as JSON."
+    )
+    dataplane_token: SecretStr = Field(min_length=16, description="The secret that server and proxy share.")
+    secret_key: Annotated[SecretStr, AfterValidator(_secret_key)] = Field(
+        description="The key that seals secrets in the database: 32 bytes in base64."
+    )
+    supabase_url: str = Field(
+        "", pattern=r"^(https?://[^/?#\s]+/?)?$", description="The Supabase project, whose public keys verify sessions."
+    )
+    supabase_jwt_secret: SecretStr = Field(
+        SecretStr(""), description="The project's legacy shared secret (HS256), where it still signs with one."
+    )
+    session_cookie: str = Field(
+        "", description="Name of the session cookie. Empty: derived from the Supabase URL as its clients do."
+    )
+    org_claim: str = Field("app_metadata.org_id", min_length=1, description="Claim path of the organization's id.")
+    role_claim: str = Field("app_metadata.org_role", min_length=1, description="Claim path of the member's role.")
+    plans_file: Path | None = Field(None, description="The plans, in TOML. Unset: those of the package.")
+    default_plan: str = Field("free", description="The plan of new organizations.")
+    engine_bin: Path | None = Field(
+        None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
+    )
+    confirm_timeout: float = Field(
+        5, gt=0, le=30, description="Seconds that a change waits for the proxies to confirm it."
+    )
+
+    @model_validator(mode="after")
+    def _sessions(self) -> Self:
+        if not self.supabase_url and not self.supabase_jwt_secret.get_secret_value():
+            raise ValueError("set ORCH8_SUPABASE_URL or ORCH8_SUPABASE_JWT_SECRET: without one nobody can sign in")
+        return self
+
+    def plans(self) -> Plans:
+        """The plans, among which the default one must be. Raises SettingsError."""
+        plans = read_plans(self.plans_file)
+        if self.default_plan not in plans:
+            raise SettingsError(f"ORCH8_DEFAULT_PLAN: there is no plan named {self.default_plan!r}")
+        return plans
+
+    @property
+    def key_bytes(self) -> bytes:
+        """The sealing key itself."""
+        return base64.b64decode(self.secret_key.get_secret_value())
+
+    @property
+    def store_url(self) -> str:
+        """The database address for SQLAlchemy, with the async driver."""
+        url = self.database_url or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"
+        return url.replace("sqlite://", "sqlite+aiosqlite://", 1) if url.startswith("sqlite://") else url

@@ -1,0 +1,76 @@
+"""Queries about API keys."""
+
+from datetime import datetime
+
+from sqlalchemy import or_, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from server.domain.api_keys import ApiKey
+from server.store.tables import ApiKeyRow
+
+
+class ApiKeys:
+    """The keys' repository."""
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    async def of_org(self, org_id: str) -> list[ApiKey]:
+        """All keys of an organization, newest first."""
+        query = select(ApiKeyRow).where(col(ApiKeyRow.org_id) == org_id)
+        found = await self._session.exec(query.order_by(col(ApiKeyRow.created_at).desc(), col(ApiKeyRow.id).desc()))
+        return [_key(row) for row in found]
+
+    async def get(self, org_id: str, key_id: str) -> ApiKey | None:
+        """One key of an organization."""
+        row = await self._session.get(ApiKeyRow, key_id)
+        return _key(row) if row and row.org_id == org_id else None
+
+    async def by_digest(self, sha256: bytes) -> ApiKey | None:
+        """The key with this SHA-256, of whichever organization."""
+        found = await self._session.exec(select(ApiKeyRow).where(col(ApiKeyRow.sha256) == sha256))
+        row = found.first()
+        return _key(row) if row else None
+
+    async def add(self, key: ApiKey) -> None:
+        """Stores a new key."""
+        self._session.add(
+            ApiKeyRow(
+                id=key.id,
+                org_id=key.org_id,
+                instance_id=key.instance_id,
+                name=key.name,
+                environment=key.environment,
+                prefix=key.prefix,
+                sha256=key.sha256,
+                created_at=key.created_at,
+                expires_at=key.expires_at,
+            )
+        )
+        await self._session.flush()
+
+    async def revoke(self, key_id: str, now: datetime) -> None:
+        """Marks a key as revoked."""
+        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(revoked_at=now))
+
+    async def touch(self, key_id: str, at: datetime) -> None:
+        """Notes that a key was used; an older moment than the one known changes nothing."""
+        older = or_(col(ApiKeyRow.last_used_at).is_(None), col(ApiKeyRow.last_used_at) < at)
+        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id, older).values(last_used_at=at))
+
+
+def _key(row: ApiKeyRow) -> ApiKey:
+    return ApiKey(
+        id=row.id,
+        org_id=row.org_id,
+        instance_id=row.instance_id,
+        name=row.name,
+        environment=row.environment,
+        prefix=row.prefix,
+        sha256=row.sha256,
+        created_at=row.created_at,
+        last_used_at=row.last_used_at,
+        expires_at=row.expires_at,
+        revoked_at=row.revoked_at,
+    )

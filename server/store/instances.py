@@ -1,0 +1,196 @@
+"""Queries about instances: what the API asks, and what the reconciler claims."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, func, or_, update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from server.domain.instances import COUNTED, Desired, Instance, Phase, Region
+from server.store.sealing import Sealer
+from server.store.tables import InstanceRow
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineKeys:
+    """The secrets of one engine."""
+
+    engine_key: str
+    encryption_key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """An instance that is due, leased to one worker."""
+
+    instance: Instance
+    attempts: int
+    deadline_at: datetime | None
+
+
+class Instances:
+    """The instances' repository. It seals and opens the engines' keys."""
+
+    def __init__(self, session: AsyncSession, sealer: Sealer) -> None:
+        self._session = session
+        self._sealer = sealer
+
+    async def of_org(self, org_id: str) -> list[Instance]:
+        """The organization's instances that are not deleted, newest first."""
+        query = select(InstanceRow).where(col(InstanceRow.org_id) == org_id, _live())
+        found = await self._session.exec(query.order_by(col(InstanceRow.created_at).desc(), col(InstanceRow.id).desc()))
+        return [_instance(row) for row in found]
+
+    async def get(self, org_id: str, instance_id: str) -> Instance | None:
+        """One instance of the organization that is not deleted."""
+        found = await self.find(instance_id)
+        return found if found and found.org_id == org_id else None
+
+    async def find(self, instance_id: str) -> Instance | None:
+        """The instance of this id, of whichever organization, that is not deleted."""
+        row = await self._session.get(InstanceRow, instance_id)
+        return _instance(row) if row and row.desired != Desired.DELETED else None
+
+    async def name_taken(self, org_id: str, name: str) -> bool:
+        """Whether an instance of the organization that is not deleted has this name."""
+        query = select(InstanceRow.id).where(col(InstanceRow.org_id) == org_id, col(InstanceRow.name) == name, _live())
+        return (await self._session.exec(query)).first() is not None
+
+    async def count_running(self, org_id: str) -> int:
+        """How many instances count against the plan."""
+        query = select(func.count()).where(
+            col(InstanceRow.org_id) == org_id, _live(), col(InstanceRow.phase).in_(COUNTED)
+        )
+        return (await self._session.exec(query)).one()
+
+    async def add(self, instance: Instance, keys: EngineKeys, *, due_at: datetime, deadline_at: datetime) -> None:
+        """Stores a new instance, due for the reconciler."""
+        self._session.add(
+            InstanceRow(
+                id=instance.id,
+                org_id=instance.org_id,
+                name=instance.name,
+                region=instance.region,
+                desired=instance.desired,
+                phase=instance.phase,
+                engine_key=self._sealer.seal(keys.engine_key, _place(instance.id, "engine_key")),
+                encryption_key=self._sealer.seal(keys.encryption_key, _place(instance.id, "encryption_key")),
+                created_at=instance.created_at,
+                updated_at=instance.updated_at,
+                due_at=due_at,
+                deadline_at=deadline_at,
+            )
+        )
+        await self._session.flush()
+
+    async def want(
+        self, instance_id: str, desired: Desired, phase: Phase, now: datetime, deadline_at: datetime
+    ) -> None:
+        """Notes what is wanted now, and makes the instance due. Where its engine was is forgotten."""
+        await self._session.exec(
+            update(InstanceRow)
+            .where(col(InstanceRow.id) == instance_id)
+            .values(
+                desired=desired,
+                phase=phase,
+                host=None,
+                port=None,
+                updated_at=now,
+                due_at=now,
+                attempts=0,
+                deadline_at=deadline_at,
+            )
+        )
+
+    async def keys(self, instance_id: str) -> EngineKeys:
+        """The secrets of an instance that exists."""
+        row = await self._session.get_one(InstanceRow, instance_id)
+        return EngineKeys(
+            engine_key=self._sealer.open(row.engine_key, _place(row.id, "engine_key")),
+            encryption_key=self._sealer.open(row.encryption_key, _place(row.id, "encryption_key")),
+        )
+
+    async def claim_due(self, owner: str, now: datetime, lease: timedelta, limit: int) -> list[Claim]:
+        """Leases the instances that are due and that nobody is at, oldest first."""
+        query = select(InstanceRow).where(col(InstanceRow.due_at) <= now, _free(now))
+        query = query.order_by(col(InstanceRow.due_at)).limit(limit).with_for_update(skip_locked=True)
+        rows = list(await self._session.exec(query))
+        for row in rows:
+            row.lease_owner, row.lease_until = owner, now + lease
+        await self._session.flush()
+        return [Claim(instance=_instance(row), attempts=row.attempts, deadline_at=row.deadline_at) for row in rows]
+
+    async def desired(self, instance_id: str) -> Desired:
+        """What is wanted now of an instance that exists, deleted ones too."""
+        found = await self._session.exec(select(InstanceRow.desired).where(col(InstanceRow.id) == instance_id))
+        return Desired(found.one())
+
+    async def next_due(self, now: datetime) -> datetime | None:
+        """When the next instance is due that nobody is at."""
+        found = await self._session.exec(select(func.min(InstanceRow.due_at)).where(_free(now)))
+        return found.one()
+
+    async def record(self, claim: Claim, owner: str, after: Instance) -> bool:
+        """Writes down what a claimed step found. False, and nothing written, where the wish has changed meanwhile."""
+        unchanged = (
+            col(InstanceRow.id) == claim.instance.id,
+            col(InstanceRow.lease_owner) == owner,
+            col(InstanceRow.desired) == claim.instance.desired,
+            col(InstanceRow.phase) == claim.instance.phase,
+        )
+        done = await self._session.exec(
+            update(InstanceRow)
+            .where(*unchanged)
+            .values(
+                phase=after.phase,
+                error=after.error,
+                host=after.host,
+                port=after.port,
+                tls=after.tls,
+                updated_at=after.updated_at,
+            )
+        )
+        return bool(done.rowcount)
+
+    async def release(self, instance_id: str, owner: str, *, due_at: datetime | None, attempts: int) -> None:
+        """Lets go of a claimed instance, until it is due again."""
+        await self._session.exec(
+            update(InstanceRow)
+            .where(col(InstanceRow.id) == instance_id, col(InstanceRow.lease_owner) == owner)
+            .values(lease_owner=None, lease_until=None, due_at=due_at, attempts=attempts)
+        )
+
+    async def wake_all(self, now: datetime) -> None:
+        """Takes back all leases and makes every instance due: what a lone server does at its start."""
+        kept = col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED))
+        await self._session.exec(update(InstanceRow).where(kept).values(due_at=now, lease_owner=None, lease_until=None))
+
+
+def _live() -> ColumnElement[bool]:
+    return col(InstanceRow.desired) != Desired.DELETED
+
+
+def _free(now: datetime) -> ColumnElement[bool]:
+    return or_(col(InstanceRow.lease_until).is_(None), col(InstanceRow.lease_until) < now)
+
+
+def _place(instance_id: str, column: str) -> str:
+    return f"instances/{instance_id}/{column}"
+
+
+def _instance(row: InstanceRow) -> Instance:
+    return Instance(
+        id=row.id,
+        org_id=row.org_id,
+        name=row.name,
+        region=Region(row.region),
+        desired=Desired(row.desired),
+        phase=Phase(row.phase),
+        error=row.error,
+        host=row.host,
+        port=row.port,
+        tls=row.tls,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )

@@ -1,0 +1,1 @@
+"""The database's history, one file a step. `python -m server.store.migrate NAME` writes the next one."""

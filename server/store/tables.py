@@ -1,0 +1,135 @@
+"""The tables. Rows never leave this package: repositories turn them into domain objects."""
+
+from datetime import datetime
+from typing import Any, ClassVar
+
+from sqlalchemy import JSON, Column, Index, LargeBinary, MetaData, text
+from sqlmodel import Field, SQLModel
+
+from server.store.types import AutoId, UtcDateTime
+
+# Alembic can alter a SQLite table only if every constraint has a name.
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = MetaData(naming_convention=NAMES)
+
+
+class Table(SQLModel):
+    """Base of all tables."""
+
+    metadata: ClassVar[MetaData] = metadata
+
+
+class OrganizationRow(Table, table=True):
+    """An organization. Its id comes with the session, or is made for a user who has none."""
+
+    __tablename__ = "organizations"
+
+    id: str = Field(primary_key=True)
+    name: str
+    plan: str
+    # The user whose personal organization this is.
+    personal_for: str | None = Field(default=None, unique=True)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class InstanceRow(Table, table=True):
+    """An instance: what is wanted of it, how far it is, and who works on it."""
+
+    __tablename__ = "instances"
+    __table_args__ = (
+        Index(
+            "uq_instances_org_id_name_live",
+            "org_id",
+            "name",
+            unique=True,
+            sqlite_where=text("desired <> 'deleted'"),
+            postgresql_where=text("desired <> 'deleted'"),
+        ),
+        Index("ix_instances_due", "due_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    org_id: str = Field(foreign_key="organizations.id")
+    name: str
+    region: str
+    desired: str
+    phase: str
+    error: str | None = None
+    engine_key: bytes = Field(sa_type=LargeBinary)
+    encryption_key: bytes = Field(sa_type=LargeBinary)
+    host: str | None = None
+    port: int | None = None
+    tls: bool = False
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    # The reconciler's: when to look next (null: never), until when somebody is at it, and how often it failed in a row.
+    due_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_owner: str | None = None
+    attempts: int = 0
+    deadline_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class PolicyRow(Table, table=True):
+    """A gateway policy. The trigger's secret is sealed and stands apart from the settings."""
+
+    __tablename__ = "policies"
+
+    id: str = Field(primary_key=True)
+    instance_id: str = Field(foreign_key="instances.id", index=True)
+    slug: str | None = None
+    provider: str
+    audience: str | None = None
+    issuer: str | None = None
+    allow: list[dict[str, Any]] = Field(sa_column=Column(JSON, nullable=False))
+    config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    trigger_secret: bytes | None = Field(default=None, sa_type=LargeBinary)
+    enabled: bool
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ApiKeyRow(Table, table=True):
+    """An API key, known by its SHA-256 only."""
+
+    __tablename__ = "api_keys"
+
+    id: str = Field(primary_key=True)
+    org_id: str = Field(foreign_key="organizations.id", index=True)
+    instance_id: str | None = Field(default=None, foreign_key="instances.id")
+    name: str
+    environment: str
+    prefix: str
+    sha256: bytes = Field(sa_type=LargeBinary, unique=True)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class ChangeRow(Table, table=True):
+    """One change that the proxies must hear of, in the transaction that made it. Its id is its version."""
+
+    __tablename__ = "changes"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
+    instance_id: str | None = None
+    key_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)
+    created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class ProxyRow(Table, table=True):
+    """A proxy that may still serve what it knows: it said hello and has not taken leave."""
+
+    __tablename__ = "proxies"
+
+    id: str = Field(primary_key=True)
+    stale_limit_ms: int
+    seen_at: datetime = Field(sa_type=UtcDateTime)

@@ -1,0 +1,1 @@
+"""`orch8-cloud up`: the whole product on one machine, in one terminal."""
