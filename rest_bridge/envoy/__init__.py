@@ -1,0 +1,1 @@
+"""Envoy, configured by code: one file for each Envoy concept."""

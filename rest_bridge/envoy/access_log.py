@@ -1,0 +1,29 @@
+"""One JSON line for each request. No query string and no header that may hold a secret."""
+
+from rest_bridge.envoy.fragments import Json, extension
+
+# Where a filter keeps the path that was asked for, without its query.
+PATH_STATE = "orch8.path"
+
+FIELDS = {
+    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
+    "path": f"%FILTER_STATE({PATH_STATE}:PLAIN)%",
+    "status": "%RESPONSE_CODE%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "bytes_received": "%BYTES_RECEIVED%",
+    "bytes_sent": "%BYTES_SENT%",
+    "duration_ms": "%DURATION%",
+    "protocol": "%PROTOCOL%",
+    "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "route": "%ROUTE_NAME%",
+    "upstream": "%UPSTREAM_HOST%",
+}
+
+
+def access_log() -> list[Json]:
+    """The log on standard output."""
+    kind = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
+    return [extension("envoy.access_loggers.stdout", kind, log_format={"json_format": FIELDS})]

@@ -1,0 +1,102 @@
+"""Where requests go: the server, the proxy, and the engines, whose address the decision names."""
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import certifi
+
+from rest_bridge.envoy import headers
+from rest_bridge.envoy.fragments import Json, duration, extension, is_name, lua, socket, typed
+from rest_bridge.envoy.limits import Limits
+from server.domain.addresses import Address
+
+SERVER = "server"
+PROXY = "proxy"
+# The names that the decision uses in x-orch8-cluster.
+ENGINE_HTTP = "engine_http"
+ENGINE_HTTPS = "engine_https"
+
+DNS_CACHE: Json = {"name": "engines", "dns_lookup_family": "V4_PREFERRED", "max_hosts": 65536}
+_PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+_SNI = {"auto_sni": True, "auto_san_validation": True}
+_MANY = 100_000
+# Shorter than the 5 s after which uvicorn closes an idle connection, so that no request meets one that is closing.
+_IDLE = 4
+
+
+def clusters(server: Address, proxy: Address, limits: Limits) -> list[Json]:
+    """Every cluster."""
+    stripped = headers.strip_answer()
+    return [
+        _fixed(SERVER, server, limits, _http2()),
+        _fixed(PROXY, proxy, limits, _http1(lua("refused.lua"))),
+        _engines(ENGINE_HTTP, limits, _http1(stripped), allow_insecure_cluster_options=True),
+        {
+            **_engines(ENGINE_HTTPS, limits, _http1(stripped, upstream_http_protocol_options=_SNI)),
+            "transport_socket": _tls(),
+        },
+    ]
+
+
+def _fixed(name: str, address: Address, limits: Limits, protocol: Json) -> Json:
+    endpoint = {"lb_endpoints": [{"endpoint": {"address": _target(address)}}]}
+    return {
+        **_common(name, limits, protocol),
+        "type": "STRICT_DNS" if is_name(address) else "STATIC",
+        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+    }
+
+
+def _target(address: Address) -> Json:
+    return {"pipe": {"path": address.path}} if address.is_unix else socket(address)
+
+
+def _engines(name: str, limits: Limits, protocol: Json, **more: bool) -> Json:
+    kind = "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig"
+    return {
+        **_common(name, limits, protocol),
+        "lb_policy": "CLUSTER_PROVIDED",
+        "cluster_type": extension("envoy.clusters.dynamic_forward_proxy", kind, dns_cache_config=DNS_CACHE, **more),
+    }
+
+
+def _common(name: str, limits: Limits, protocol: Json) -> Json:
+    """Envoy's default of 1024 requests and connections for each cluster would be reached by long polls alone."""
+    most = ("max_connections", "max_pending_requests", "max_requests")
+    return {
+        "name": name,
+        "connect_timeout": duration(limits.connect_timeout),
+        "per_connection_buffer_limit_bytes": limits.stream_buffer,
+        "circuit_breakers": {"thresholds": [dict.fromkeys(most, _MANY)]},
+        "typed_extension_protocol_options": {_PROTOCOL: protocol},
+    }
+
+
+def _http2() -> Json:
+    options = {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}
+    return typed(_PROTOCOL, explicit_http_config={"http2_protocol_options": options})
+
+
+def _http1(answers: Json, **more: Any) -> Json:
+    """HTTP/1.1, whose answers pass a filter before anything else reads them."""
+    codec = "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec"
+    return typed(
+        _PROTOCOL,
+        explicit_http_config={"http_protocol_options": {}},
+        common_http_protocol_options={"idle_timeout": duration(_IDLE)},
+        http_filters=[answers, extension("envoy.filters.http.upstream_codec", codec)],
+        **more,
+    )
+
+
+def _tls() -> Json:
+    """TLS with the system's authorities; the name is the one that the decision gave."""
+    kind = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+    context = {"validation_context": {"trusted_ca": {"filename": _authorities()}}}
+    return extension("envoy.transport_sockets.tls", kind, common_tls_context=context)
+
+
+def _authorities() -> str:
+    system = ssl.get_default_verify_paths().cafile
+    return system if system and Path(system).is_file() else certifi.where()

@@ -1,0 +1,1 @@
+"""The program that decides about every tunnel and gateway request."""

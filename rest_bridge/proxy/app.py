@@ -1,0 +1,223 @@
+"""Puts the proxy together and runs it."""
+
+import asyncio
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import uvicorn
+from structlog.typing import FilteringBoundLogger
+
+from rest_bridge.proxy.asgi import App, Message, Receive, Scope, Send, answer
+from rest_bridge.proxy.decide_app import DecideApp
+from rest_bridge.proxy.decider import Decider
+from rest_bridge.proxy.direct_app import DirectApp
+from rest_bridge.proxy.forward import Forwarder, open_session
+from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
+from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
+from rest_bridge.proxy.logs import life_cycle_log
+from rest_bridge.proxy.refusals import internal
+from rest_bridge.proxy.routes import Knowledge
+from rest_bridge.proxy.server_link import ServerCalls
+from rest_bridge.proxy.traffic import Traffic
+from rest_bridge.proxy.watcher import Watcher
+from rest_bridge.proxy.websocket import MAX_MESSAGE, WebSocketForwarder
+from rest_bridge.settings import ProxySettings
+from server.identity.credentials import Tokens
+from server.identity.egress import GuardedClient
+from server.identity.issuers import Issuers
+
+CANNOT_START = 2
+DRAIN = 3
+STOP_DEADLINE = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class Proxy:
+    """A proxy that is put together. `app` answers while the proxy is started; each is for one event loop."""
+
+    app: App
+    knowledge: Knowledge
+    traffic: Traffic
+    calls: ServerCalls
+    watcher: Watcher
+    log: FilteringBoundLogger
+    session: aiohttp.ClientSession | None
+    issuers: Issuers
+    tasks: tuple[asyncio.Task[None], ...] = ()
+
+    async def start(self) -> None:
+        """Begins to watch the server; the proxy is ready when it has answered."""
+        self.tasks = (asyncio.create_task(self.watcher.run()), asyncio.create_task(self.traffic.run()))
+
+    async def stop(self) -> None:
+        """Reports the last counts and says goodbye, which comes last."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_DEADLINE):
+                await self.traffic.flush()
+        self.watcher.leave()
+        await asyncio.wait(self.tasks[:1], timeout=STOP_DEADLINE)
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.session is not None:
+            await self.session.close()
+        await self.issuers.close()
+        await self.calls.close()
+        self.log.info("stopped")
+
+
+def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware_clock) -> Proxy:
+    """Puts a proxy together, inside a running event loop. `direct`: it carries the bytes itself."""
+    proxy_id = settings.proxy_id or f"proxy-{secrets.token_hex(8)}"
+    log = life_cycle_log(proxy_id)
+    for switch in settings.switches():
+        log.warning("development_switch_is_on", switch=switch)
+    token = settings.dataplane_token.get_secret_value()
+    calls = ServerCalls(address=settings.server_addr, token=token, proxy_id=proxy_id, log=log)
+    lease = Lease(stale_limit=settings.stale_limit, clock=clock)
+    knowledge = Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease)
+    traffic = Traffic(calls.report)
+    issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
+    decider = Decider(
+        knowledge=knowledge, tokens=Tokens(issuers), traffic=traffic, session_cookie=settings.session_cookie
+    )
+    session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
+    app: App = DecideApp(decider=decider, knowledge=knowledge)
+    if session is not None:
+        app = _direct_app(settings, decider, knowledge, session)
+    return Proxy(
+        app=_Guarded(app, log),
+        knowledge=knowledge,
+        traffic=traffic,
+        calls=calls,
+        watcher=Watcher(calls=calls, knowledge=knowledge, log=log),
+        log=log,
+        session=session,
+        issuers=issuers,
+    )
+
+
+def _direct_app(
+    settings: ProxySettings, decider: Decider, knowledge: Knowledge, session: aiohttp.ClientSession
+) -> DirectApp:
+    idle = settings.engine_idle_timeout
+    return DirectApp(
+        decider=decider,
+        knowledge=knowledge,
+        forwarder=Forwarder(session=session, idle=idle),
+        websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle),
+    )
+
+
+class _Guarded:
+    """Turns a fault of ours into the contract's error shape, with its cause in the log."""
+
+    def __init__(self, app: App, log: FilteringBoundLogger) -> None:
+        self._app = app
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched_send)
+        except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the cause
+            number = f"req_{secrets.token_hex(8)}"
+            self._log.exception("fault", request_id=number)
+            if scope["type"] == "http" and not started:
+                fault = internal(number)
+                await answer(send, fault.status, list(fault.headers), fault.body)
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves signals to us: what comes after it must still run."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
+def new_server(app: App, *, direct: bool) -> Server:
+    """The HTTP server around the app."""
+    return Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="websockets-sansio" if direct else "none",
+            ws_max_size=MAX_MESSAGE,
+            ws_per_message_deflate=False,
+            interface="asgi3",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            log_level="critical",
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=DRAIN,
+        )
+    )
+
+
+async def run_proxy(settings: ProxySettings, *, direct: bool) -> int:
+    """Runs the proxy until SIGTERM or SIGINT. 0: stopped; 2: could not start, and standard error says why."""
+    try:
+        listening = open_socket(settings.proxy_listen)
+    except CannotListen as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the one sentence that a person at the terminal needs
+        return CANNOT_START
+    try:
+        await _serve(build(settings, direct=direct), listening, direct=direct)
+    finally:
+        close_socket(listening, settings.proxy_listen)
+    return 0
+
+
+async def _serve(proxy: Proxy, listening: Any, *, direct: bool) -> None:
+    server = new_server(proxy.app, direct=direct)
+    proxy.log.info("listening", address=str(listening.getsockname()), direct=direct)
+    await proxy.start()
+    with _on_signals(lambda: setattr(server, "should_exit", True)):
+        await server.serve(sockets=[listening])
+    await proxy.stop()
+
+
+@contextmanager
+def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed, else None, which means asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def serve(settings: ProxySettings, *, direct: bool) -> int:
+    """Runs the proxy in a loop of its own."""
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        return runner.run(run_proxy(settings, direct=direct))

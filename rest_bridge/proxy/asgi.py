@@ -1,0 +1,51 @@
+"""The few types and helpers of raw ASGI that the apps share."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, TypeAlias
+
+from rest_bridge.proxy.headers import Header
+from rest_bridge.proxy.refusals import GATEWAY_LIMIT
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class CallerGone(Exception):
+    """The caller hung up."""
+
+
+class BodyTooLarge(Exception):
+    """The body is larger than the gateway takes."""
+
+
+async def answer(send: Send, status: int, headers: list[Header], body: bytes = b"") -> None:
+    """Answers a request at once."""
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def read_gateway_body(receive: Receive) -> bytes:
+    """The whole body of a gateway request. Raises CallerGone, or BodyTooLarge once it passes the limit."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerGone
+        body += message.get("body", b"")
+        if len(body) > GATEWAY_LIMIT:
+            raise BodyTooLarge
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def answer_probe(path: str, send: Send, *, ready: bool) -> bool:
+    """Answers /healthz and /readyz of the proxy itself. False where the path is neither."""
+    if path not in ("/healthz", "/readyz"):
+        return False
+    up = ready or path == "/healthz"
+    body = b'{"status":"ok"}' if up else b'{"status":"not ready"}'
+    await answer(send, 200 if up else 503, [(b"content-type", b"application/json")], body)
+    return True

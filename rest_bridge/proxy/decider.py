@@ -1,0 +1,140 @@
+"""The decision about one request: who calls, may it pass, and what the engine must be told."""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from rest_bridge.proxy import refusals
+from rest_bridge.proxy.cache import ServerAway
+from rest_bridge.proxy.credentials import SeveralCredentials, bearer
+from rest_bridge.proxy.entries import Route, Upstream
+from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
+from rest_bridge.proxy.refusals import Refusal
+from rest_bridge.proxy.routes import Knowledge
+from rest_bridge.proxy.signing import signed_headers
+from rest_bridge.proxy.targets import PathTarget
+from rest_bridge.proxy.traffic import Traffic
+from server.domain.decisions import DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
+from server.identity.credentials import Tokens, identify
+from server.identity.issuers import IssuerUnreachable
+
+DECISION_HEADER = b"x-orch8-decision-id"
+TRACE = b"traceparent"
+RUNNING = "running"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Admission:
+    """The request passes: where to, with which headers set, and which of the caller's removed."""
+
+    upstream: Upstream
+    added: Sequence[Header] = field(repr=False)
+    removed: tuple[bytes, ...]
+
+
+def new_decision_id() -> bytes:
+    """`dec_` and 80 random bits: names one decision in the explanation and in the logs."""
+    return b"dec_" + os.urandom(10).hex().encode()
+
+
+def new_trace() -> bytes:
+    """The W3C trace context of a request that came without one; not sampled."""
+    return f"00-{os.urandom(16).hex()}-{os.urandom(8).hex()}-00".encode()
+
+
+class Decider:
+    """Decides, from memory where it can."""
+
+    def __init__(self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, session_cookie: str) -> None:
+        self._knowledge = knowledge
+        self._tokens = tokens
+        self._traffic = traffic
+        self._session_cookie = session_cookie.encode()
+
+    async def decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
+        """Decides about a request. `body` is signed where the gateway holds the trigger's secret."""
+        if not self._knowledge.is_fresh():
+            return refusals.not_in_touch()
+        try:
+            return await self._decide(path, headers, body)
+        except ServerAway:
+            return refusals.not_in_touch()
+        except SeveralCredentials:
+            return refusals.several_credentials()
+        except IssuerUnreachable:
+            return refusals.issuer_unreachable()
+
+    async def _decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
+        route = await self._knowledge.route(path.instance_id)
+        if route is None:
+            return refusals.no_such_instance(path.instance_id)
+        guards = route.guards(path.slug)
+        if not guards and path.slug is not None:
+            return refusals.no_such_endpoint(path.instance_id, path.slug)
+        token = bearer(get_all(headers, b"authorization"))
+        credential = await identify(token, guards, self._knowledge.key, self._tokens)
+        # What was fetched meanwhile may have taken longer than the lease.
+        if not self._knowledge.is_fresh():
+            return refusals.not_in_touch()
+        now = time.time()
+        decision = decide(
+            target=route.target, guards=guards, credential=credential, now=datetime.fromtimestamp(now, UTC)
+        )
+        answer = self._answer(path, route, guards, decision, headers, body) or refusals.not_let_in(
+            decision, credential, had_token=token is not None
+        )
+        self._count(path, decision, credential, answer, now)
+        return answer
+
+    def _answer(
+        self,
+        path: PathTarget,
+        route: Route,
+        guards: Sequence[Guard],
+        decision: Decision,
+        headers: Headers,
+        body: bytes,
+    ) -> Admission | Refusal | None:
+        """None where the decision is against the caller."""
+        if not decision.allowed:
+            return None
+        if route.upstream is None or route.status != RUNNING:
+            return refusals.not_running(path.instance_id, route.status)
+        added: list[Header] = [
+            (b"x-gateway-provider", (decision.provider or "").encode()),
+            (b"x-gateway-subject", header_text(decision.subject or "")),
+            *route.upstream.headers,
+        ]
+        if not get_all(headers, TRACE):
+            added.append((TRACE, new_trace()))
+        removed = [b"authorization"]
+        self._cookies(headers, added, removed)
+        if path.slug is None:
+            removed.append(SIGNATURE)
+        elif secret := _trigger_secret(decision.guard, guards):
+            added += signed_headers(secret, body)
+        return Admission(upstream=route.upstream, added=added, removed=tuple(removed))
+
+    def _cookies(self, headers: Headers, added: list[Header], removed: list[bytes]) -> None:
+        others = without_session(get_all(headers, b"cookie"), self._session_cookie)
+        if others:
+            added.append((b"cookie", others))
+        elif others is not None:
+            removed.append(b"cookie")
+
+    def _count(
+        self, path: PathTarget, decision: Decision, credential: Credential, answer: Admission | Refusal, now: float
+    ) -> None:
+        key_id = credential.key_id if isinstance(credential, KeyCredential) and decision.allowed else None
+        guard = decision.guard
+        policy_id = guard.policy_id if guard is not None and guard is not DEFAULT_GUARD else None
+        status = answer.status if isinstance(answer, Refusal) else 200
+        self._traffic.count(path.instance_id, key_id, policy_id, status, now)
+
+
+def _trigger_secret(accepted: Guard | None, guards: Sequence[Guard]) -> str | None:
+    """The secret of the trigger: that of the policy which let the caller in, else of any other of the slug."""
+    own = accepted.trigger_secret if accepted is not None else None
+    return own or next((guard.trigger_secret for guard in guards if guard.trigger_secret), None)

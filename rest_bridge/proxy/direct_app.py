@@ -1,0 +1,103 @@
+"""Without Envoy: decides, and carries the bytes itself."""
+
+import os
+
+from rest_bridge.proxy import refusals
+from rest_bridge.proxy.asgi import (
+    BodyTooLarge,
+    CallerGone,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    answer_probe,
+    read_gateway_body,
+)
+from rest_bridge.proxy.decider import DECISION_HEADER, Decider, new_decision_id
+from rest_bridge.proxy.forward import Forwarder
+from rest_bridge.proxy.headers import REQUEST_ID, Headers, get_all
+from rest_bridge.proxy.refusals import GATEWAY_LIMIT, Refusal
+from rest_bridge.proxy.routes import Knowledge
+from rest_bridge.proxy.targets import BadPath, PathTarget, normalize, parse
+from rest_bridge.proxy.websocket import WebSocketForwarder
+
+
+class DirectApp:
+    """An ASGI app that answers tunnel and gateway requests as Envoy and the decision app do together."""
+
+    def __init__(
+        self, *, decider: Decider, knowledge: Knowledge, forwarder: Forwarder, websockets: WebSocketForwarder
+    ) -> None:
+        self._decider = decider
+        self._knowledge = knowledge
+        self._forwarder = forwarder
+        self._websockets = websockets
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        is_http = scope["type"] == "http"
+        if is_http and await answer_probe(scope["path"], send, ready=self._knowledge.is_fresh()):
+            return
+        request_id = _request_id(scope)
+        decision = ((DECISION_HEADER, new_decision_id()), (REQUEST_ID, request_id))
+        try:
+            refused = await self._serve(scope, receive, send, decision)
+        except CallerGone:
+            return
+        if refused is not None:
+            answering = answer if is_http else _deny
+            await answering(send, refused.status, [*refused.headers, *decision], refused.body)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, decision: Headers) -> Refusal | None:
+        try:
+            target = parse(normalize(scope["raw_path"]))
+        except BadPath:
+            return refusals.bad_path()
+        if target is None:
+            return refusals.no_such_path()
+        try:
+            body = await _signed_body(scope, receive, target)
+        except BodyTooLarge:
+            return refusals.too_large()
+        return await self._carry(scope, receive, send, target, body, decision)
+
+    async def _carry(
+        self, scope: Scope, receive: Receive, send: Send, target: PathTarget, body: bytes | None, decision: Headers
+    ) -> Refusal | None:
+        verdict = await self._decider.decide(target, scope["headers"], body or b"")
+        if isinstance(verdict, Refusal):
+            return verdict
+        path = target.engine_path
+        if scope["type"] == "websocket":
+            return await self._websockets.forward(
+                scope, receive, send, admission=verdict, engine_path=path, answer_headers=decision
+            )
+        return await self._forwarder.forward(
+            scope, receive, send, admission=verdict, engine_path=path, body=body, answer_headers=decision
+        )
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The caller's own id of the request, or a new one, which the engine and the caller then both see."""
+    given = get_all(scope["headers"], REQUEST_ID)
+    if given:
+        return given[0]
+    made = os.urandom(16).hex().encode()
+    scope["headers"] = [*scope["headers"], (REQUEST_ID, made)]
+    return made
+
+
+async def _signed_body(scope: Scope, receive: Receive, target: PathTarget) -> bytes | None:
+    """The whole body of a gateway request. None on the tunnel, whose bodies are never held."""
+    if target.slug is None or scope["type"] != "http":
+        return None
+    for name, value in scope["headers"]:
+        if name == b"content-length" and int(value) > GATEWAY_LIMIT:
+            raise BodyTooLarge
+    return await read_gateway_body(receive)
+
+
+async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:
+    """Answers a WebSocket handshake with something else."""
+    await send({"type": "websocket.http.response.start", "status": status, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": body})

@@ -1,0 +1,122 @@
+"""What the server says, converted once into what decisions use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.timestamp_pb2 import Timestamp
+from orch8cloud.dataplane.v1 import dataplane_pb2
+
+from rest_bridge.proxy.headers import Headers, is_valid_name, is_valid_value
+from server.domain.decisions import Guard, KeyCredential, Target, guards_for
+from server.domain.providers import PROVIDERS, issuer_of
+from server.domain.rules import violations
+
+CLUSTER_HTTP = b"engine_http"
+CLUSTER_HTTPS = b"engine_https"
+
+
+class BadEntry(Exception):
+    """The server said something that no request may be decided with. The message holds no secret."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Upstream:
+    """How to reach an engine. `authority` is its host:port; `headers` are those that it must receive, key included."""
+
+    authority: str
+    tls: bool
+    headers: Headers = field(repr=False)
+    routing: Headers = field(repr=False)
+
+    @property
+    def origin(self) -> str:
+        """Scheme and authority of the engine's addresses."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """An instance, with its policies by what they protect."""
+
+    target: Target
+    status: str
+    upstream: Upstream | None
+    tunnel: tuple[Guard, ...]
+    gateway: Mapping[str, tuple[Guard, ...]]
+
+    def guards(self, slug: str | None) -> tuple[Guard, ...]:
+        """The policies that protect a slug, or the tunnel. Empty: no such gateway endpoint."""
+        return self.tunnel if slug is None else self.gateway.get(slug, ())
+
+
+def route_from(message: dataplane_pb2.Route) -> Route:
+    """Converts an instance. Raises BadEntry: better no answer than a wrong one."""
+    guards = tuple(_guard(policy) for policy in message.policies)
+    slugs = {guard.slug for guard in guards if guard.slug is not None}
+    return Route(
+        target=Target(instance_id=message.instance_id, org_id=message.org_id),
+        status=message.status,
+        upstream=_upstream(message.upstream) if message.HasField("upstream") else None,
+        tunnel=guards_for(guards, None),
+        gateway={slug: guards_for(guards, slug) for slug in slugs},
+    )
+
+
+def key_from(message: dataplane_pb2.Key) -> KeyCredential:
+    """Converts an API key. Raises BadEntry."""
+    if not is_valid_value(message.prefix):
+        raise BadEntry(f"the prefix of key {message.key_id} is no header value")
+    return KeyCredential(
+        key_id=message.key_id,
+        org_id=message.org_id,
+        prefix=message.prefix,
+        instance_id=message.instance_id if message.HasField("instance_id") else None,
+        revoked_at=_time(message.revoked_at) if message.HasField("revoked_at") else None,
+        expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
+    )
+
+
+def _time(stamp: Timestamp) -> datetime:
+    return stamp.ToDatetime(tzinfo=UTC)
+
+
+def _guard(policy: dataplane_pb2.RoutePolicy) -> Guard:
+    allow: Any = MessageToDict(policy.allow)  # the annotation of a ListValue is wrong: it becomes a list
+    problem = next(violations(allow), None)
+    if problem is not None:
+        raise BadEntry(f"policy {policy.policy_id}: {problem.field} {problem.description}")
+    row = PROVIDERS.get(policy.provider)
+    if row is None:
+        raise BadEntry(f"policy {policy.policy_id}: its provider is unknown here")
+    named = policy.issuer if policy.HasField("issuer") else None
+    return Guard(
+        policy_id=policy.policy_id,
+        provider=policy.provider,
+        issuer=issuer_of(policy.provider, named, MessageToDict(policy.config)),
+        audience=policy.audience if policy.HasField("audience") else None,
+        slug=policy.slug if policy.HasField("slug") else None,
+        allow=tuple(allow),
+        trigger_secret=policy.trigger_secret or None,
+    )
+
+
+def _upstream(message: dataplane_pb2.Upstream) -> Upstream:
+    host = f"[{message.host}]" if ":" in message.host else message.host
+    authority = f"{host}:{message.port}"
+    wanted = {"x-api-key": message.engine_key} if message.engine_key else {}
+    wanted |= {name.lower(): value for name, value in message.headers.items()}
+    for name, value in (*wanted.items(), ("host", authority)):
+        if not (is_valid_name(name) and is_valid_value(value)):
+            raise BadEntry(f"the upstream's header {name!r} cannot be sent")
+    return Upstream(
+        authority=authority,
+        tls=message.tls,
+        headers=tuple((name.encode(), value.encode()) for name, value in wanted.items()),
+        routing=(
+            (b"x-orch8-upstream", authority.encode()),
+            (b"x-orch8-cluster", CLUSTER_HTTPS if message.tls else CLUSTER_HTTP),
+        ),
+    )

@@ -1,0 +1,107 @@
+"""Which headers cross the proxy (contract, "What the engine sees"). Names are lower case, as ASGI gives them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+from urllib.parse import quote
+
+Header: TypeAlias = tuple[bytes, bytes]
+Headers: TypeAlias = Sequence[Header]
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+SIGNATURE = b"x-orch8-signature"
+REQUEST_ID = b"x-request-id"
+# The cookies of Supabase's first clients, which the server still takes: bare tokens.
+OLDEST_SESSION = (b"sb-access-token", b"sb-refresh-token")
+
+# Set by the client library on the way to the engine, or answered by the proxy itself.
+_OURS_TO_WRITE = frozenset({b"host", b"content-length", b"expect", b"http2-settings"})
+_DROPPED = HOP_BY_HOP | _OURS_TO_WRITE | {b"authorization"}
+_INTERNAL = (b"x-gateway-", b"x-orch8-", b"x-envoy-", b"fly-")
+# Envoy joins two Cookie headers with a comma, where one header has semicolons.
+_COOKIES = re.compile(rb"[;,]\s*(?=[^=;,\s]+=)|;")
+_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+
+
+def is_valid_name(name: str) -> bool:
+    """Whether this can be sent as a (lower case) header name."""
+    return _NAME.fullmatch(name) is not None
+
+
+def header_text(text: str) -> bytes:
+    """A text that callers choose, as a header value: whatever is not visible ASCII, and %, is percent-encoded."""
+    return quote(text, safe=_VISIBLE).encode()
+
+
+def is_valid_value(value: str) -> bool:
+    """Whether this can be sent as a header value."""
+    return _VALUE.fullmatch(value) is not None
+
+
+def get_all(headers: Headers, name: bytes) -> list[bytes]:
+    """Every value of a header, in order."""
+    return [value for key, value in headers if key == name]
+
+
+def to_engine(headers: Headers, *, removed: Iterable[bytes], added: Headers) -> list[Header]:
+    """The caller's headers as the engine sees them; `added` ones replace the caller's of the same name."""
+    dropped = _DROPPED | _named_in_connection(headers) | set(removed) | {name for name, _ in added}
+    keeps_signature = SIGNATURE not in dropped
+    kept = [
+        (name, value)
+        for name, value in headers
+        if name not in dropped and (not _is_internal(name) or (keeps_signature and name == SIGNATURE))
+    ]
+    kept += added
+    return kept
+
+
+def to_caller(headers: Headers) -> list[Header]:
+    """The engine's headers as the caller sees them: all but the hop's own, the request id (ours), and internals."""
+    lowered = [(name.lower(), value) for name, value in headers]
+    dropped = HOP_BY_HOP | _named_in_connection(lowered) | {b"x-api-key", REQUEST_ID}
+    return [(name, value) for name, value in lowered if name not in dropped and not _is_internal(name)]
+
+
+def without_session(cookies: Iterable[bytes], session_cookie: bytes) -> bytes | None:
+    """The cookies without the session's: the cookie itself, its chunks (`.0`) and its siblings (`-code-verifier`).
+
+    None where there was none of it, so nothing has to change; empty where nothing else remains.
+    """
+    joined = b"; ".join(cookies)
+    if session_cookie not in joined and not any(name in joined for name in OLDEST_SESSION):
+        return None
+    pairs = [pair.strip() for pair in _COOKIES.split(joined)]
+    others = [pair for pair in pairs if pair and not _is_session(pair, session_cookie)]
+    return b"; ".join(others)
+
+
+def _is_session(pair: bytes, session_cookie: bytes) -> bool:
+    name = pair.partition(b"=")[0].strip()
+    chunks = (session_cookie + b".", session_cookie + b"-")
+    return name == session_cookie or name in OLDEST_SESSION or name.startswith(chunks)
+
+
+def _named_in_connection(headers: Headers) -> set[bytes]:
+    values = get_all(headers, b"connection")
+    return {token.strip().lower() for value in values for token in value.split(b",")} if values else set()
+
+
+def _is_internal(name: bytes) -> bool:
+    # Some programs read x_gateway_subject as x-gateway-subject.
+    name = name.replace(b"_", b"-")
+    return name.startswith(_INTERNAL) or name == b"x-api-key"

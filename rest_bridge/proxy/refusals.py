@@ -1,0 +1,147 @@
+"""The answers of the proxy itself: what it says, in the contract's one error shape, when a request does not pass."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rest_bridge.errors import error_body, http_status
+from rest_bridge.proxy.headers import Header
+from server.domain.decisions import Credential, Decision, KeyCredential
+
+RETRY_AFTER = 2
+GATEWAY_LIMIT = 1024 * 1024
+_CHALLENGE = b'Bearer realm="orch8-cloud"'
+_BAD_TOKEN = _CHALLENGE + b', error="invalid_token"'
+_NOT_READY_HINTS = {
+    "provisioning": "It is still starting; try again in a moment.",
+    "resuming": "It is still starting; try again in a moment.",
+    "failed": "It did not start; create another.",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refusal:
+    """An answer instead of the engine's."""
+
+    status: int
+    headers: tuple[Header, ...]
+    body: bytes
+
+
+def refusal(
+    reason: str,
+    message: str,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    retry_after: int | None = None,
+    headers: tuple[Header, ...] = (),
+) -> Refusal:
+    """The answer for a reason of the error table."""
+    body = error_body(reason, message, metadata or {}, retry_after)
+    own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if retry_after is not None:
+        own.append((b"retry-after", b"%d" % retry_after))
+    return Refusal(status=http_status(reason), headers=(*own, *headers), body=body)
+
+
+def no_such_path() -> Refusal:
+    """Neither a tunnel nor a gateway path."""
+    return refusal(
+        "NOT_FOUND",
+        "There is nothing at this path. Call /api/tunnel/{instance}/{path} or /api/gateway/{instance}/{slug}.",
+        {"resource": "path"},
+    )
+
+
+def bad_path() -> Refusal:
+    """A path that could be read in two ways."""
+    return refusal(
+        "INVALID_ARGUMENT",
+        "The path contains an escaped slash, a backslash or a NUL. Send it without.",
+        {"field": "path"},
+    )
+
+
+def no_such_instance(instance_id: str) -> Refusal:
+    """Unknown or deleted."""
+    message = f"There is no instance '{instance_id}'."
+    return refusal("NOT_FOUND", message, {"resource": "instance", "id": instance_id})
+
+
+def no_such_endpoint(instance_id: str, slug: str) -> Refusal:
+    """No enabled policy names the slug."""
+    message = f"Instance {instance_id} has no gateway endpoint '{slug}'. Create a policy with this slug and enable it."
+    return refusal("NOT_FOUND", message, {"resource": "gateway endpoint", "id": slug})
+
+
+def not_in_touch() -> Refusal:
+    """The proxy cannot know what is true now."""
+    message = "The control plane cannot be reached from here, so this request cannot be checked. Try again in a moment."
+    return refusal("DATA_PLANE_NOT_READY", message, retry_after=RETRY_AFTER)
+
+
+def not_running(instance_id: str, status: str) -> Refusal:
+    """The caller may, but the engine does not run."""
+    if status == "suspended":
+        message = f"Instance {instance_id} is suspended. Resume it first."
+        return refusal("STATE_CONFLICT", message, {"status": status, "allowed": "running"})
+    hint = _NOT_READY_HINTS.get(status, "Try again in a moment.")
+    message = f"Instance {instance_id} is {status}. {hint}" if status != "running" else f"Its engine is not up. {hint}"
+    return refusal("DATA_PLANE_NOT_READY", message, {"status": status}, retry_after=RETRY_AFTER)
+
+
+def too_large() -> Refusal:
+    """A gateway body over the limit."""
+    message = f"A gateway body has at most {GATEWAY_LIMIT} bytes. Send less, or a reference to the data."
+    return refusal("PAYLOAD_TOO_LARGE", message, {"limit_bytes": str(GATEWAY_LIMIT)})
+
+
+def several_credentials() -> Refusal:
+    """More than one Authorization header."""
+    return refusal("UNAUTHENTICATED", "Send exactly one Authorization header.", headers=(_challenge(bad_token=True),))
+
+
+def issuer_unreachable() -> Refusal:
+    """The issuer's keys cannot be had, and none are known."""
+    message = "The issuer of this token does not answer, so the token cannot be checked. Try again in a moment."
+    return refusal("DATA_PLANE_NOT_READY", message, retry_after=RETRY_AFTER)
+
+
+def not_let_in(decision: Decision, credential: Credential, *, had_token: bool) -> Refusal:
+    """What a decision against the caller answers."""
+    if decision.reason == "RULE_MISMATCH":
+        message = f"No allow rule of the instance's {decision.provider} policies matches this caller."
+        return refusal("RULE_MISMATCH", message, {"provider": decision.provider or ""})
+    headers = (_challenge(bad_token=had_token),)
+    if decision.reason in ("KEY_REVOKED", "KEY_EXPIRED") and isinstance(credential, KeyCredential):
+        what = "was revoked" if decision.reason == "KEY_REVOKED" else "has expired"
+        message = f"The API key {credential.prefix}… {what}. Create a new one."
+        return refusal(decision.reason, message, {"prefix": credential.prefix}, headers=headers)
+    if decision.reason == "TOKEN_INVALID":
+        message = "This token is not accepted here: it is expired, not for this audience, or not signed by its issuer."
+        return refusal("TOKEN_INVALID", message, headers=headers)
+    message = (
+        "This credential is not accepted here. Send an API key that exists, as Authorization: Bearer orc8_…"
+        if had_token
+        else "This needs a credential. Send an API key, as Authorization: Bearer orc8_…"
+    )
+    return refusal("UNAUTHENTICATED", message, headers=headers)
+
+
+def unreachable() -> Refusal:
+    """The engine refused the connection, or broke it before it answered."""
+    return refusal("ENGINE_ERROR", "The engine refused or broke the connection. Check that it is running and healthy.")
+
+
+def too_slow() -> Refusal:
+    """The engine did not answer in time."""
+    return refusal("ENGINE_TIMEOUT", "The engine did not answer in time. Try again, or check what it is busy with.")
+
+
+def internal(request_id: str) -> Refusal:
+    """A fault of ours."""
+    message = f"Something went wrong here. Quote {request_id} to support."
+    return refusal("INTERNAL", message, {"request_id": request_id})
+
+
+def _challenge(*, bad_token: bool) -> Header:
+    return (b"www-authenticate", _BAD_TOKEN if bad_token else _CHALLENGE)

@@ -1,0 +1,55 @@
+"""What the proxy knows of instances and keys, and whether it may still act on it."""
+
+from collections.abc import Awaitable, Callable
+
+from rest_bridge.proxy.cache import Known, ServerAway
+from rest_bridge.proxy.entries import Route
+from rest_bridge.proxy.lease import Lease
+from server.domain.decisions import KeyCredential
+
+MAX_ROUTES = 50_000
+MAX_KEYS = 200_000
+MAX_UNKNOWN = 50_000
+
+__all__ = ["Knowledge", "ServerAway"]
+
+
+class Knowledge:
+    """Routes and keys, asked for on demand and forgotten on change; `version` is that of the last change applied."""
+
+    def __init__(
+        self,
+        *,
+        fetch_route: Callable[[str], Awaitable[Route | None]],
+        fetch_key: Callable[[bytes], Awaitable[KeyCredential | None]],
+        lease: Lease,
+    ) -> None:
+        self.lease = lease
+        self.version = 0
+        self._routes = Known(fetch_route, limit=MAX_ROUTES, unknown_limit=MAX_UNKNOWN)
+        self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN)
+
+    def is_fresh(self) -> bool:
+        """Whether requests may be decided now."""
+        return self.lease.is_fresh()
+
+    async def route(self, instance_id: str) -> Route | None:
+        """An instance, or None where there is none. Raises ServerAway."""
+        return await self._routes.get(instance_id)
+
+    async def key(self, sha256: bytes) -> KeyCredential | None:
+        """A key by its digest, or None where there is none. Raises ServerAway."""
+        return await self._keys.get(sha256)
+
+    def route_changed(self, instance_id: str) -> None:
+        """An instance, its policies or its upstream changed."""
+        self._routes.forget(instance_id)
+
+    def key_changed(self, sha256: bytes) -> None:
+        """A key changed."""
+        self._keys.forget(sha256)
+
+    def forget_all(self) -> None:
+        """Changes were missed: anything may be different."""
+        self._routes.forget_all()
+        self._keys.forget_all()

@@ -1,0 +1,151 @@
+"""The proxy's connection to the server: the only importer of grpc on this side."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TypeAlias
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from orch8cloud.dataplane.v1 import dataplane_pb2, dataplane_pb2_grpc
+from structlog.typing import FilteringBoundLogger
+
+from rest_bridge.proxy.cache import ServerAway
+from rest_bridge.proxy.entries import BadEntry, Route, key_from, route_from
+from rest_bridge.proxy.traffic import Count
+from server.domain.addresses import Address
+from server.domain.decisions import KeyCredential
+
+TOKEN_HEADER = "x-orch8-dataplane-token"  # noqa: S105 - the name of the header, not the token
+FETCH_DEADLINE = 3.0
+SILENCE_LIMIT = 3.0
+GOODBYE_DEADLINE = 0.5
+
+# Keepalive is only sent where nothing was heard for its time, so the answers to heartbeats keep it quiet.
+_CHANNEL_OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.keepalive_time_ms", 5000),
+    ("grpc.keepalive_timeout_ms", 2000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 2000),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+
+WatchCall: TypeAlias = grpc.aio.StreamStreamCall[dataplane_pb2.WatchRequest, dataplane_pb2.WatchResponse]
+
+
+class StreamLost(Exception):
+    """The stream of changes has ended; the message says how."""
+
+
+class ServerCalls:
+    """The calls with one answer. Every call carries the data plane's token."""
+
+    def __init__(self, *, address: Address, token: str, proxy_id: str, log: FilteringBoundLogger) -> None:
+        self.proxy_id = proxy_id
+        self.metadata = ((TOKEN_HEADER, token),)
+        self._channel = grpc.aio.insecure_channel(str(address), options=_CHANNEL_OPTIONS)
+        self.stub = dataplane_pb2_grpc.DataPlaneServiceStub(self._channel)
+        self._log = log
+
+    async def route(self, instance_id: str) -> Route | None:
+        """Asks for an instance. None: there is none."""
+        request = dataplane_pb2.GetRouteRequest(instance_id=instance_id)
+        try:
+            answer = await self.stub.GetRoute(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+            return route_from(answer)
+        except grpc.aio.AioRpcError as error:
+            _raise_unless_unknown(error)
+            return None
+        except BadEntry as error:
+            self._log.error("unusable_route", instance_id=instance_id, problem=str(error))
+            raise ServerAway from error
+
+    async def key(self, sha256: bytes) -> KeyCredential | None:
+        """Asks for a key. None: there is none."""
+        request = dataplane_pb2.GetKeyRequest(sha256=sha256)
+        try:
+            return key_from(await self.stub.GetKey(request, timeout=FETCH_DEADLINE, metadata=self.metadata))
+        except grpc.aio.AioRpcError as error:
+            _raise_unless_unknown(error)
+            return None
+        except BadEntry as error:
+            self._log.error("unusable_key", problem=str(error))
+            raise ServerAway from error
+
+    async def report(self, counts: Iterable[Count]) -> None:
+        """Reports traffic. Raises ServerAway where the report certainly did not arrive; otherwise it may be lost."""
+        request = dataplane_pb2.ReportTrafficRequest(proxy_id=self.proxy_id, counts=[_count(one) for one in counts])
+        try:
+            await self.stub.ReportTraffic(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ServerAway from error
+
+    def watch(self) -> "ChangeStream":
+        """Opens a stream of changes."""
+        return ChangeStream(self.stub.Watch(metadata=self.metadata))
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self._channel.close()
+
+
+def _raise_unless_unknown(error: grpc.aio.AioRpcError) -> None:
+    if error.code() is not grpc.StatusCode.NOT_FOUND:
+        raise ServerAway(error.code().name) from error
+
+
+def _count(one: Count) -> dataplane_pb2.TrafficCount:
+    last_at = Timestamp()
+    last_at.FromMicroseconds(int(one.last_at * 1_000_000))
+    return dataplane_pb2.TrafficCount(
+        instance_id=one.instance_id,
+        key_id=one.key_id,
+        policy_id=one.policy_id,
+        status=one.status,
+        requests=one.requests,
+        last_at=last_at,
+    )
+
+
+class ChangeStream:
+    """One Watch call. Whatever ends it raises StreamLost."""
+
+    def __init__(self, call: WatchCall) -> None:
+        self._call = call
+
+    async def read(self) -> dataplane_pb2.WatchResponse:
+        """The next message of the server, which must come within the silence limit: it answers every heartbeat."""
+        try:
+            async with asyncio.timeout(SILENCE_LIMIT):
+                message = await self._call.read()
+        except TimeoutError:
+            raise StreamLost("the server has gone silent") from None
+        except grpc.aio.AioRpcError as error:
+            raise StreamLost(error.code().name) from None
+        if isinstance(message, dataplane_pb2.WatchResponse):
+            return message
+        raise StreamLost("the server ended the stream")
+
+    async def write(self, message: dataplane_pb2.WatchRequest) -> None:
+        """Says something to the server."""
+        try:
+            await self._call.write(message)
+        except grpc.aio.AioRpcError as error:
+            raise StreamLost(error.code().name) from None
+        except asyncio.InvalidStateError:
+            raise StreamLost("the stream is closed") from None
+
+    async def finish(self) -> None:
+        """Says that nothing more comes, and waits a little until the server has read it all."""
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_DEADLINE):
+                await self._call.done_writing()
+                await self._call.code()
+
+    def close(self) -> None:
+        """Ends the call."""
+        self._call.cancel()

@@ -1,0 +1,84 @@
+"""Counts of decided requests, which cost a request one dictionary entry."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from rest_bridge.proxy.cache import ServerAway
+
+INTERVAL = 5.0
+MAX_ROWS = 10_000
+ROWS_PER_REPORT = 1_000
+MAX_FAILURES = 12
+
+_Row: TypeAlias = tuple[str, str | None, str | None, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Count:
+    """How many requests were decided alike, and when the last one was (seconds since 1970)."""
+
+    instance_id: str
+    key_id: str | None
+    policy_id: str | None
+    status: int
+    requests: int
+    last_at: float
+
+
+class Traffic:
+    """Counts between two reports. What cannot be reported for a minute, or does not fit, is lost: counts only."""
+
+    def __init__(self, report: Callable[[Sequence[Count]], Awaitable[None]]) -> None:
+        self._report = report
+        self._rows: dict[_Row, tuple[int, float]] = {}
+        self._failures = 0
+
+    def count(self, instance_id: str, key_id: str | None, policy_id: str | None, status: int, now: float) -> None:
+        """Counts one request."""
+        row = (instance_id, key_id, policy_id, status)
+        seen = self._rows.get(row)
+        if seen is not None:
+            self._rows[row] = (seen[0] + 1, now)
+        elif len(self._rows) < MAX_ROWS:
+            self._rows[row] = (1, now)
+
+    async def run(self) -> None:
+        """Reports for as long as the proxy lives."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Reports what was counted since the last report."""
+        rows, self._rows = self._rows, {}
+        counts = [_count(row, seen) for row, seen in rows.items()]
+        try:
+            while counts:
+                await self._report(counts[:ROWS_PER_REPORT])
+                del counts[:ROWS_PER_REPORT]
+            self._failures = 0
+        except ServerAway:
+            self._failures += 1
+            self._keep(counts if self._failures < MAX_FAILURES else ())
+
+    def _keep(self, counts: Sequence[Count]) -> None:
+        for one in counts:
+            row = (one.instance_id, one.key_id, one.policy_id, one.status)
+            requests, last_at = self._rows.get(row, (0, one.last_at))
+            if requests or len(self._rows) < MAX_ROWS:
+                self._rows[row] = (requests + one.requests, last_at)
+
+
+def _count(row: _Row, seen: tuple[int, float]) -> Count:
+    instance_id, key_id, policy_id, status = row
+    requests, last_at = seen
+    return Count(
+        instance_id=instance_id,
+        key_id=key_id,
+        policy_id=policy_id,
+        status=status,
+        requests=requests,
+        last_at=last_at,
+    )

@@ -1,0 +1,52 @@
+"""The settings of the edge (Envoy) and of the proxy: the only reader of the environment on this side."""
+
+from pathlib import Path
+
+from pydantic import Field, FilePath, SecretStr
+
+from server.configuration import AddressSetting, Settings, SharedSettings
+from server.domain.addresses import Address
+
+SERVER = Address.parse("127.0.0.1:50061")
+PROXY = Address.parse("127.0.0.1:8081")
+
+
+class EdgeSettings(Settings):
+    """What Envoy needs: where to listen, and where server and proxy are."""
+
+    listen: AddressSetting = Field(Address.parse("127.0.0.1:8080"), description="Where the world reaches the service.")
+    server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
+    proxy_addr: AddressSetting = Field(PROXY, description="Where the proxy listens.")
+    edge_admin_addr: AddressSetting = Field(
+        Address.parse("127.0.0.1:9901"), description="Envoy's own administration. Keep it away from the world."
+    )
+    tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM). With it the edge speaks TLS only.")
+    tls_key_file: Path | None = Field(None, description="Private key (PEM) of the certificate.")
+    allowed_origins: tuple[str, ...] = Field(
+        (),
+        description='Origins of other sites whose pages may call the API (CORS), as JSON: ["https://app.example.com"].',
+    )
+    envoy_bin: FilePath | None = Field(None, description="An Envoy to run instead of the packaged one.")
+    envoy_concurrency: int = Field(2, ge=1, le=64, description="Envoy's worker threads.")
+    access_log: bool = Field(
+        True, description="Whether the edge logs each request as a JSON line to its standard output."
+    )
+
+
+class ProxySettings(SharedSettings):
+    """What the proxy needs: where to listen, the server, and how long it may go on without it."""
+
+    proxy_listen: AddressSetting = Field(PROXY, description="Where the proxy listens.")
+    server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
+    dataplane_token: SecretStr = Field(min_length=16, description="The secret that server and proxy share.")
+    proxy_id: str = Field("", max_length=128, description="Names this proxy; two at once must differ. Empty: random.")
+    stale_limit: float = Field(
+        60, ge=0, le=3600, description="Seconds for which the proxy serves what it knows while the server is away."
+    )
+    session_cookie: str = Field(
+        "sb-orch8-auth-token", description="Name of the session cookie, which no engine may see."
+    )
+    engine_connect_timeout: float = Field(5, gt=0, le=60, description="Seconds to connect to an engine.")
+    engine_idle_timeout: float = Field(
+        300, gt=0, le=3600, description="Seconds without a byte after which a tunnelled request ends with 504."
+    )
