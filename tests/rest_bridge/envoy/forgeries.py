@@ -1,0 +1,50 @@
+"""Headers that only we may send, sent by others."""
+
+# What a caller sends.
+FORGED = {
+    "x-gateway-subject": "evil",
+    "x-gateway-role": "evil",
+    "x-api-key": "evil",
+    "x-orch8-upstream": "evil:1",
+    "x-orch8-cluster": "server",
+    "x-orch8-anything": "evil",
+    "x-caller-signature": "evil",
+    "fly-force-instance-id": "evil",
+    "fly-prefer-region": "evil",
+    "x-envoy-retry-on": "5xx",
+    "x-envoy-upstream-rq-timeout-ms": "1",
+    "x-forwarded-host": "evil",
+    "forwarded": "for=evil",
+    "x-real-ip": "evil",
+    "proxy-authorization": "evil",
+    "keep-alive": "timeout=5",
+    "te": "trailers",
+    "x_gateway_subject": "evil",
+    "x-gateway_subject": "evil",
+    "X_Gateway-Role": "evil",
+    "x_api_key": "evil",
+    "x-api_key": "evil",
+    "X_Orch8_cluster": "server",
+    "x_orch8_signature": "evil",
+    "x_caller_signature": "evil",
+    "fly_x": "evil",
+    "x_envoy_y": "evil",
+    "x_forwarded_host": "evil",
+}
+
+# What an engine answers.
+FORGED_ANSWER = {
+    "x-api-key": "evil",
+    "x-request-id": "evil",
+    "x-orch8-decision-id": "evil",
+    "x-orch8-cluster": "evil",
+    "x-orch8-no-grpc": "GET",
+    "x-gateway-subject": "evil",
+    "fly-replay": "evil",
+    "x-envoy-upstream-service-time": "7",
+    "x-envoy-immediate-health-check-fail": "evil",
+    "proxy-authenticate": "Basic",
+    "proxy-authorization": "evil",
+    "trailer": "evil",
+    "keep-alive": "timeout=5",
+}

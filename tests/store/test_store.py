@@ -1,0 +1,199 @@
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import inspect
+from sqlalchemy.exc import IntegrityError, StatementError
+
+from server.domain.api_keys import ApiKey
+from server.domain.instances import Desired, Instance, Phase, Region
+from server.store import migrate
+from server.store.database import Database
+from server.store.dialects import create_engine
+from server.store.instances import EngineKeys
+from server.store.organizations import Organization
+from server.store.sealing import SealBroken, Sealer
+from server.store.tables import metadata
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+KEYS = EngineKeys(engine_key="engine-secret", encryption_key="ab" * 32)
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    url = f"sqlite+aiosqlite:///{tmp_path}/orch8.db"
+    async with Database(create_engine(url), Sealer(bytes(32))) as database:
+        await migrate.upgrade(database.engine)
+        async with database.write() as tx:
+            await tx.organizations.add(Organization(id="org_one", name="One", plan="free", created_at=NOW))
+            await tx.commit()
+        yield database
+
+
+def instance(number: int = 1, **changes: object) -> Instance:
+    values: dict[str, object] = {
+        "id": f"inst_{number}",
+        "org_id": "org_one",
+        "name": f"name-{number}",
+        "region": Region.WASHINGTON,
+        "desired": Desired.RUNNING,
+        "phase": Phase.PROVISIONING,
+        "created_at": NOW + timedelta(seconds=number),
+        "updated_at": NOW,
+    }
+    return Instance(**(values | changes))  # type: ignore[arg-type]
+
+
+async def add(database: Database, *found: Instance) -> None:
+    async with database.write() as tx:
+        for one in found:
+            await tx.instances.add(one, KEYS, due_at=NOW, deadline_at=NOW + timedelta(minutes=5))
+        await tx.commit()
+
+
+async def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    async with database.engine.connect() as connection:
+        differences = await connection.run_sync(
+            lambda sync: compare_metadata(MigrationContext.configure(sync), metadata)
+        )
+        tables = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    assert differences == []
+    assert set(metadata.tables) <= set(tables)
+
+
+async def test_migrations_go_back_and_forth_and_a_newer_database_is_refused(database: Database) -> None:
+    async with database.engine.begin() as connection:
+        await connection.run_sync(migrate._command, "downgrade", "base")
+    await migrate.upgrade(database.engine)
+    await migrate.upgrade(database.engine)
+    async with database.engine.begin() as connection:
+        await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(migrate.SchemaTooNew):
+        await migrate.upgrade(database.engine)
+
+
+async def test_rows_come_back_as_they_went_in_with_times_in_utc(database: Database) -> None:
+    await add(database, instance())
+    async with database.read() as tx:
+        assert await tx.instances.find("inst_1") == instance()
+        assert await tx.instances.keys("inst_1") == KEYS
+
+
+async def test_secrets_are_sealed_and_open_only_in_their_place(database: Database) -> None:
+    await add(database, instance(1), instance(2))
+    async with database.engine.begin() as connection:
+        stored = (await connection.exec_driver_sql("SELECT engine_key FROM instances")).scalars().all()
+        assert not any(b"engine-secret" in value for value in stored)
+        assert stored[0] != stored[1]
+        other = "(SELECT engine_key FROM instances WHERE id = 'inst_2')"
+        await connection.exec_driver_sql(f"UPDATE instances SET engine_key = {other} WHERE id = 'inst_1'")
+    async with database.read() as tx:
+        with pytest.raises(SealBroken):
+            await tx.instances.keys("inst_1")
+
+
+async def test_leaving_without_commit_takes_everything_back(database: Database) -> None:
+    async with database.write() as tx:
+        await tx.instances.add(instance(), KEYS, due_at=NOW, deadline_at=NOW)
+    async with database.read() as tx:
+        assert await tx.instances.of_org("org_one") == []
+
+
+async def test_name_is_unique_among_live_instances_only(database: Database) -> None:
+    await add(database, instance(1, name="same"))
+    with pytest.raises(IntegrityError):
+        await add(database, instance(2, name="same"))
+    async with database.write() as tx:
+        await tx.instances.want("inst_1", Desired.DELETED, Phase.DELETING, NOW, NOW)
+        await tx.commit()
+    await add(database, instance(2, name="same"))
+    async with database.read() as tx:
+        assert [one.id for one in await tx.instances.of_org("org_one")] == ["inst_2"]
+
+
+async def test_concurrent_writers_lose_no_update(database: Database) -> None:
+    async def append() -> None:
+        for _ in range(20):
+            async with database.write() as tx:
+                latest = await tx.changes.latest()
+                change = await tx.changes.append(NOW, instance_id=f"inst_{latest}")
+                assert change.version == latest + 1
+                await tx.commit()
+
+    await asyncio.gather(*(append() for _ in range(8)))
+    async with database.read() as tx:
+        assert await tx.changes.latest() == 160
+
+
+async def test_changes_since_a_version_are_complete_or_refused(database: Database) -> None:
+    async with database.write() as tx:
+        for number in range(5):
+            await tx.changes.append(NOW + timedelta(minutes=number), instance_id=f"inst_{number}")
+        await tx.commit()
+    async with database.write() as tx:
+        assert [change.version for change in await tx.changes.since(2, 10) or ()] == [3, 4, 5]
+        assert await tx.changes.since(5, 10) == []
+        assert await tx.changes.since(2, 2) is None, "too many"
+        assert await tx.changes.since(0, 10) is None
+        await tx.changes.forget(NOW + timedelta(minutes=3))
+        assert await tx.changes.since(2, 10) is None, "not all are kept"
+        assert [change.version for change in await tx.changes.since(4, 10) or ()] == [5]
+        await tx.changes.forget(NOW + timedelta(days=1))
+        assert await tx.changes.latest() == 5, "the version survives"
+
+
+async def test_due_instance_is_claimed_by_one_worker_until_its_lease_ends(database: Database) -> None:
+    await add(database, instance())
+    lease = timedelta(seconds=30)
+    async with database.write() as tx:
+        (claim,) = await tx.instances.claim_due("a", NOW, lease, 10)
+        assert await tx.instances.claim_due("b", NOW, lease, 10) == []
+        assert await tx.instances.next_due(NOW) is None
+        await tx.commit()
+    async with database.write() as tx:
+        (again,) = await tx.instances.claim_due("b", NOW + timedelta(seconds=31), lease, 10)
+        assert not await tx.instances.record(claim, "a", instance(phase=Phase.RUNNING)), "the lease is lost"
+        assert await tx.instances.record(again, "b", instance(phase=Phase.RUNNING, host="h", port=1))
+        await tx.instances.release("inst_1", "b", due_at=None, attempts=0)
+        assert await tx.instances.claim_due("b", NOW + timedelta(days=1), lease, 10) == []
+
+
+async def test_what_a_step_found_is_dropped_where_the_wish_has_changed(database: Database) -> None:
+    await add(database, instance())
+    async with database.write() as tx:
+        (claim,) = await tx.instances.claim_due("a", NOW, timedelta(seconds=30), 10)
+        await tx.instances.want("inst_1", Desired.DELETED, Phase.DELETING, NOW, NOW)
+        assert not await tx.instances.record(claim, "a", instance(phase=Phase.RUNNING))
+        assert await tx.instances.desired("inst_1") is Desired.DELETED
+
+
+async def test_last_use_of_a_key_never_goes_back(database: Database) -> None:
+    key = ApiKey(
+        id="key_1",
+        org_id="org_one",
+        name="k",
+        environment="live",
+        prefix="orc8_live_x",
+        sha256=bytes(32),
+        created_at=NOW,
+    )
+    async with database.write() as tx:
+        await tx.api_keys.add(key)
+        await tx.api_keys.touch("key_1", NOW + timedelta(hours=1))
+        await tx.api_keys.touch("key_1", NOW)
+        await tx.commit()
+    async with database.read() as tx:
+        found = await tx.api_keys.by_digest(bytes(32))
+    assert found is not None
+    assert found.last_used_at == NOW + timedelta(hours=1)
+
+
+async def test_naive_times_are_refused(database: Database) -> None:
+    async with database.write() as tx:
+        with pytest.raises(StatementError, match="naive"):
+            await tx.changes.append(datetime(2026, 1, 1), instance_id="x")  # noqa: DTZ001

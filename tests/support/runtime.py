@@ -1,0 +1,82 @@
+"""A runtime without processes, for tests of everything above it: engines are rows of a dictionary."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from server.providers.runtime.base import (
+    EngineSpec,
+    EngineState,
+    Observation,
+    RuntimeFailed,
+    RuntimeUnavailable,
+    Upstream,
+)
+
+
+@dataclass
+class MemoryRuntime:
+    """Starts an engine after `start_looks` looks at it; `failing` and `unavailable` make it fail as real ones do.
+
+    While `held`, engines that start stay starting: what a test sees then depends on no race with the reconciler.
+    """
+
+    poll_interval: float = 0.01
+    watch_interval: float = 0.05
+    start_looks: int = 1
+    held: bool = False
+    failing: str | None = None
+    unavailable: int = 0
+    upstream: Upstream = field(default_factory=lambda: Upstream(host="127.0.0.1", port=9))
+    engines: dict[str, EngineState] = field(default_factory=dict)
+    looks: dict[str, int] = field(default_factory=dict)
+    started: list[EngineSpec] = field(default_factory=list)
+    closed: bool = False
+
+    async def describe(self) -> str:
+        return "engine in memory"
+
+    async def run(self, spec: EngineSpec) -> Observation:
+        if self.failing:
+            raise RuntimeFailed(self.failing)
+        if self.unavailable > 0:
+            self.unavailable -= 1
+            raise RuntimeUnavailable("not now")
+        if self.engines.get(spec.instance_id) is not EngineState.STARTING:
+            self.engines[spec.instance_id] = EngineState.STARTING
+            self.started.append(spec)
+        return await self.observe(spec.instance_id)
+
+    async def observe(self, instance_id: str) -> Observation:
+        state = self.engines.get(instance_id, EngineState.ABSENT)
+        if state is EngineState.STARTING:
+            self.looks[instance_id] = self.looks.get(instance_id, 0) + 1
+            if self.looks[instance_id] > self.start_looks and not self.held:
+                state = self.engines[instance_id] = EngineState.RUNNING
+        return Observation(state=state, upstream=self.upstream if state is EngineState.RUNNING else None)
+
+    async def stop(self, instance_id: str) -> Observation:
+        if instance_id in self.engines:
+            self.engines[instance_id] = EngineState.STOPPED
+        return await self.observe(instance_id)
+
+    async def destroy(self, instance_id: str) -> Observation:
+        self.engines.pop(instance_id, None)
+        return await self.observe(instance_id)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Engines keep starting for as long as this is entered."""
+        self.held = True
+        try:
+            yield
+        finally:
+            self.held = False
+
+    def crash(self, instance_id: str) -> None:
+        """The engine dies without a word."""
+        self.engines[instance_id] = EngineState.STOPPED
+        self.looks.pop(instance_id, None)
