@@ -9,6 +9,7 @@ from server.domain.addresses import Address
 
 SERVER = Address.parse("127.0.0.1:50061")
 PROXY = Address.parse("127.0.0.1:8081")
+STREAMS = Address.parse("127.0.0.1:8082")
 
 
 class EdgeSettings(Settings):
@@ -17,6 +18,9 @@ class EdgeSettings(Settings):
     listen: AddressSetting = Field(Address.parse("127.0.0.1:8080"), description="Where the world reaches the service.")
     server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
     proxy_addr: AddressSetting = Field(PROXY, description="Where the proxy listens.")
+    streams_addr: AddressSetting = Field(
+        STREAMS, description="Where the proxy watches the answers that go on for long (gRPC)."
+    )
     edge_admin_addr: AddressSetting = Field(
         Address.parse("127.0.0.1:9901"), description="Envoy's own administration. Keep it away from the world."
     )
@@ -37,6 +41,9 @@ class ProxySettings(SharedSettings):
     """What the proxy needs: where to listen, the server, and how long it may go on without it."""
 
     proxy_listen: AddressSetting = Field(PROXY, description="Where the proxy listens.")
+    streams_listen: AddressSetting = Field(
+        STREAMS, description="Where the proxy watches the answers that Envoy carries (gRPC). Unused with --direct."
+    )
     server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
     dataplane_token: SecretStr = Field(min_length=16, description="The secret that server and proxy share.")
     proxy_id: str = Field("", max_length=128, description="Names this proxy; two at once must differ. Empty: random.")

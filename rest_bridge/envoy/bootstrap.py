@@ -16,7 +16,7 @@ def bootstrap(settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS) -> Json:
         "admin": {"address": socket(settings.edge_admin_addr)},
         "static_resources": {
             "listeners": [listener(settings, limits)],
-            "clusters": clusters(settings.server_addr, settings.proxy_addr, limits),
+            "clusters": clusters(settings.server_addr, settings.proxy_addr, settings.streams_addr, limits),
         },
         "overload_manager": _overload(limits),
     }

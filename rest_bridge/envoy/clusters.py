@@ -13,6 +13,7 @@ from server.domain.addresses import Address
 
 SERVER = "server"
 PROXY = "proxy"
+STREAMS = "streams"
 # The names that the decision uses in x-orch8-cluster.
 ENGINE_HTTP = "engine_http"
 ENGINE_HTTPS = "engine_https"
@@ -25,12 +26,14 @@ _MANY = 100_000
 _IDLE = 4
 
 
-def clusters(server: Address, proxy: Address, limits: Limits) -> list[Json]:
+def clusters(server: Address, proxy: Address, streams: Address, limits: Limits) -> list[Json]:
     """Every cluster."""
     stripped = headers.strip_answer()
     return [
         _fixed(SERVER, server, limits, _http2()),
         _fixed(PROXY, proxy, limits, _http1(lua("refused.lua"))),
+        # A proxy that hangs cuts nothing, so Envoy soon gives it up, and with it the answers that it watches.
+        _fixed(STREAMS, streams, limits, _http2(interval=2, timeout=2)),
         _engines(ENGINE_HTTP, limits, _http1(stripped), allow_insecure_cluster_options=True),
         {
             **_engines(ENGINE_HTTPS, limits, _http1(stripped, upstream_http_protocol_options=_SNI)),
@@ -73,8 +76,8 @@ def _common(name: str, limits: Limits, protocol: Json) -> Json:
     }
 
 
-def _http2() -> Json:
-    options = {"connection_keepalive": {"interval": "30s", "timeout": "10s"}}
+def _http2(*, interval: float = 30, timeout: float = 10) -> Json:
+    options = {"connection_keepalive": {"interval": duration(interval), "timeout": duration(timeout)}}
     return typed(_PROTOCOL, explicit_http_config={"http2_protocol_options": options})
 
 

@@ -2,7 +2,7 @@
 
 import base64
 
-from rest_bridge.envoy import headers
+from rest_bridge.envoy import headers, streams
 from rest_bridge.envoy.access_log import PATH_STATE
 from rest_bridge.envoy.clusters import DNS_CACHE, PROXY
 from rest_bridge.envoy.descriptors import descriptor_set, public_services
@@ -25,7 +25,7 @@ _KINDS = "envoy.extensions.filters.http"
 OFF = typed("envoy.config.route.v3.FilterConfig", disabled=True)
 
 # What a route switches off unless it needs it.
-OPTIONAL = (COMPRESSOR, EXT_AUTHZ, GRPC_WEB, LUA, BUFFER, TRANSCODER, FORWARD_PROXY)
+OPTIONAL = (COMPRESSOR, EXT_AUTHZ, streams.NAME, GRPC_WEB, LUA, BUFFER, TRANSCODER, FORWARD_PROXY)
 
 COMPRESSED_FROM = 1024
 
@@ -42,6 +42,7 @@ def http_filters(limits: Limits) -> list[Json]:
         extension(CORS, f"{_KINDS}.cors.v3.Cors"),
         compressor(),
         ext_authz(limits),
+        streams.watch(limits),
         extension(GRPC_WEB, f"{_KINDS}.grpc_web.v3.GrpcWeb"),
         transcoded(),
         buffer(limits),
@@ -92,6 +93,7 @@ def ext_authz(limits: Limits) -> Json:
             "allowed_upstream_headers": headers.patterns(headers.DECIDED),
             "allowed_client_headers": headers.patterns(headers.REFUSED_WITH),
             "allowed_client_headers_on_success": headers.patterns(headers.ALLOWED_WITH),
+            "dynamic_metadata_from_headers": headers.patterns((streams.PASS, headers.DECISION_ID)),
         },
     }
     return extension(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from rest_bridge import errors
-from rest_bridge.envoy import headers
+from rest_bridge.envoy import headers, streams
 from rest_bridge.envoy.descriptors import READINESS, bindings
 from rest_bridge.envoy.fragments import Json, extension, set_headers
 from rest_bridge.envoy.limits import Limits
@@ -23,6 +23,8 @@ _GRPC = f"xds.route_name.startsWith('{GRPC}') && {_IS_GRPC}"
 # The transcoder has made a REST request look like gRPC by the time it finds a fault in it.
 _NO_GRPC = f"{_IS_GRPC} && !('x-envoy-original-method' in request.headers)"
 _REFUSED = "response.code_details == 'ext_authz_denied'"
+_DECIDED = {headers.DECISION_ID: f"%DYNAMIC_METADATA({streams.DECISION}:{headers.DECISION_ID})%"}
+_CUT = "response.code_details.contains('stream_cut')"
 _AS_IT_IS = "%LOCAL_REPLY_BODY%"
 
 
@@ -36,6 +38,8 @@ class Row:
     metadata: Mapping[str, str] = field(default_factory=dict)
     status: int | None = None
     retry: bool = False
+    decided: bool = False
+    """The request was let in, and no filter that knows its decision sees this answer."""
     violation: str = ""
     """The field of the request with which Envoy finds fault, in its own words."""
 
@@ -53,14 +57,22 @@ def rows(limits: Limits) -> list[Row]:
 
 
 def _engine_rows() -> list[Row]:
+    undecided = "It cannot be decided at the moment whether this call may pass. Try again in a few seconds."
     unreachable = "The engine cannot be reached, or broke the connection. Check its health, and try again."
     late = "The engine did not answer in time. Try again, or give it less to do in one call."
     return [
         Row(
             when="response.code_details == 'ext_authz_error'",
             reason="DATA_PLANE_NOT_READY",
-            message="It cannot be decided at the moment whether this call may pass. Try again in a few seconds.",
+            message=undecided,
             retry=True,
+        ),
+        Row(
+            when="response.code_details.startsWith('ext_proc_error')",
+            reason="DATA_PLANE_NOT_READY",
+            message=undecided,
+            retry=True,
+            decided=True,
         ),
         Row(
             when=f"{_ENGINE} && response.code_details.contains('overflow')",
@@ -234,6 +246,7 @@ def _passing() -> list[Json]:
         _as_text("response.code < 400", _AS_IT_IS, "application/json"),
         *map(_restored, ("500", "502", "503", "504")),
         _as_text(_REFUSED, _AS_IT_IS, "application/json"),
+        {**_as_text(_CUT, _AS_IT_IS, "application/json"), "headers_to_add": set_headers(_DECIDED)},
     ]
 
 
@@ -275,9 +288,10 @@ def _mapper(row: Row) -> Json:
             "content_type": "application/json",
         },
     }
-    if retry_after is not None:
-        mapper["headers_to_add"] = set_headers({"retry-after": str(retry_after)})
-    return mapper
+    more = {"retry-after": str(retry_after)} if retry_after is not None else {}
+    if row.decided:
+        more |= _DECIDED
+    return {**mapper, "headers_to_add": set_headers(more)} if more else mapper
 
 
 def _bad_request(field: str) -> Json:

@@ -3,7 +3,7 @@
 from itertools import groupby
 from operator import attrgetter
 
-from rest_bridge.envoy import filters, headers
+from rest_bridge.envoy import filters, headers, streams
 from rest_bridge.envoy.access_log import PATH_STATE
 from rest_bridge.envoy.clusters import SERVER
 from rest_bridge.envoy.descriptors import READINESS, Binding, bindings, public_services
@@ -156,7 +156,7 @@ def _engine_route(name: str, regex: str, rewrite: Json, limits: Limits) -> Json:
         "route": {"cluster_header": headers.CLUSTER, "regex_rewrite": rewrite, **_no_end(limits)},
         "request_headers_to_remove": [*headers.NOT_FOR_ENGINES],
         "typed_per_filter_config": {
-            **_only(filters.EXT_AUTHZ),
+            **_only(filters.EXT_AUTHZ, streams.NAME),
             filters.FORWARD_PROXY: filters.forward_to_header(headers.UPSTREAM),
         },
     }

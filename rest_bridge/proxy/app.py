@@ -5,7 +5,7 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,11 @@ from rest_bridge.proxy.forward import Forwarder, open_session
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
+from rest_bridge.proxy.processor import Processor
 from rest_bridge.proxy.refusals import internal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
+from rest_bridge.proxy.streams import Streams
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.watcher import Watcher
 from rest_bridge.proxy.websocket import MAX_MESSAGE, WebSocketForwarder
@@ -49,11 +51,13 @@ class Proxy:
     log: FilteringBoundLogger
     session: aiohttp.ClientSession | None
     issuers: Issuers
+    streams: Streams
     tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
         """Begins to watch the server; the proxy is ready when it has answered."""
-        self.tasks = (asyncio.create_task(self.watcher.run()), asyncio.create_task(self.traffic.run()))
+        programs = (self.watcher.run(), self.traffic.run(), self.streams.run())
+        self.tasks = tuple(asyncio.create_task(program) for program in programs)
 
     async def stop(self) -> None:
         """Reports the last counts and says goodbye, which comes last."""
@@ -88,9 +92,10 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         knowledge=knowledge, tokens=Tokens(issuers), traffic=traffic, session_cookie=settings.session_cookie
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
+    streams = Streams(knowledge)
     app: App = DecideApp(decider=decider, knowledge=knowledge)
     if session is not None:
-        app = _direct_app(settings, decider, knowledge, session)
+        app = _direct_app(settings, decider, knowledge, session, streams)
     return Proxy(
         app=_Guarded(app, log),
         knowledge=knowledge,
@@ -100,18 +105,23 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         log=log,
         session=session,
         issuers=issuers,
+        streams=streams,
     )
 
 
 def _direct_app(
-    settings: ProxySettings, decider: Decider, knowledge: Knowledge, session: aiohttp.ClientSession
+    settings: ProxySettings,
+    decider: Decider,
+    knowledge: Knowledge,
+    session: aiohttp.ClientSession,
+    streams: Streams,
 ) -> DirectApp:
     idle = settings.engine_idle_timeout
     return DirectApp(
         decider=decider,
         knowledge=knowledge,
-        forwarder=Forwarder(session=session, idle=idle),
-        websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle),
+        forwarder=Forwarder(session=session, idle=idle, streams=streams),
+        websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle, streams=streams),
     )
 
 
@@ -177,22 +187,32 @@ async def run_proxy(settings: ProxySettings, *, direct: bool) -> int:
     try:
         listening = open_socket(settings.proxy_listen)
     except CannotListen as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the one sentence that a person at the terminal needs
-        return CANNOT_START
+        return _cannot_start(error)
     try:
-        await _serve(build(settings, direct=direct), listening, direct=direct)
+        await _serve(settings, listening, direct=direct)
+    except CannotListen as error:
+        return _cannot_start(error)
     finally:
         close_socket(listening, settings.proxy_listen)
     return 0
 
 
-async def _serve(proxy: Proxy, listening: Any, *, direct: bool) -> None:
+def _cannot_start(error: CannotListen) -> int:
+    print(error, file=sys.stderr)  # noqa: T201 - the one sentence that a person at the terminal needs
+    return CANNOT_START
+
+
+async def _serve(settings: ProxySettings, listening: Any, *, direct: bool) -> None:
+    proxy = build(settings, direct=direct)
     server = new_server(proxy.app, direct=direct)
-    proxy.log.info("listening", address=str(listening.getsockname()), direct=direct)
     await proxy.start()
-    with _on_signals(lambda: setattr(server, "should_exit", True)):
-        await server.serve(sockets=[listening])
-    await proxy.stop()
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(proxy.stop)
+        if not direct:
+            await stack.enter_async_context(Processor(proxy.streams).listening(settings.streams_listen))
+        proxy.log.info("listening", address=str(listening.getsockname()), direct=direct)
+        with _on_signals(lambda: setattr(server, "should_exit", True)):
+            await server.serve(sockets=[listening])
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.targets import parse
 
 PREFIX = b"/decide"
+PASS_HEADER = b"x-orch8-pass"
 REMOVE_HEADER = b"x-envoy-auth-headers-to-remove"
 
 
@@ -59,5 +60,6 @@ def _instructions(admission: Admission) -> list[tuple[bytes, bytes]]:
         *admission.upstream.routing,
         *admission.added,
         (REMOVE_HEADER, b",".join(admission.removed)),
+        (PASS_HEADER, admission.passed.text().encode()),
         (b"content-length", b"0"),
     ]

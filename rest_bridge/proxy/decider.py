@@ -9,20 +9,20 @@ from datetime import UTC, datetime
 from rest_bridge.proxy import refusals
 from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.credentials import SeveralCredentials, bearer
-from rest_bridge.proxy.entries import Route, Upstream
+from rest_bridge.proxy.entries import RUNNING, Route, Upstream
 from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
+from rest_bridge.proxy.passes import Pass
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.signing import signed_headers
 from rest_bridge.proxy.targets import PathTarget
 from rest_bridge.proxy.traffic import Traffic
-from server.domain.decisions import DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
+from server.domain.decisions import API_KEY, DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
 
 DECISION_HEADER = b"x-orch8-decision-id"
 TRACE = b"traceparent"
-RUNNING = "running"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +32,7 @@ class Admission:
     upstream: Upstream
     added: Sequence[Header] = field(repr=False)
     removed: tuple[bytes, ...]
+    passed: Pass
 
 
 def new_decision_id() -> bytes:
@@ -82,7 +83,7 @@ class Decider:
         decision = decide(
             target=route.target, guards=guards, credential=credential, now=datetime.fromtimestamp(now, UTC)
         )
-        answer = self._answer(path, route, guards, decision, headers, body) or refusals.not_let_in(
+        answer = self._answer(path, route, guards, decision, credential, headers, body) or refusals.not_let_in(
             decision, credential, had_token=token is not None
         )
         self._count(path, decision, credential, answer, now)
@@ -94,11 +95,12 @@ class Decider:
         route: Route,
         guards: Sequence[Guard],
         decision: Decision,
+        credential: Credential,
         headers: Headers,
         body: bytes,
     ) -> Admission | Refusal | None:
         """None where the decision is against the caller."""
-        if not decision.allowed:
+        if decision.guard is None:
             return None
         if route.upstream is None or route.status != RUNNING:
             return refusals.not_running(path.instance_id, route.status)
@@ -115,7 +117,8 @@ class Decider:
             removed.append(SIGNATURE)
         elif secret := _trigger_secret(decision.guard, guards):
             added += signed_headers(secret, body)
-        return Admission(upstream=route.upstream, added=added, removed=tuple(removed))
+        passed = _passed(route, decision.guard, credential)
+        return Admission(upstream=route.upstream, added=added, removed=tuple(removed), passed=passed)
 
     def _cookies(self, headers: Headers, added: list[Header], removed: list[bytes]) -> None:
         others = without_session(get_all(headers, b"cookie"), self._session_cookie)
@@ -132,6 +135,16 @@ class Decider:
         policy_id = guard.policy_id if guard is not None and guard is not DEFAULT_GUARD else None
         status = answer.status if isinstance(answer, Refusal) else 200
         self._traffic.count(path.instance_id, key_id, policy_id, status, now)
+
+
+def _passed(route: Route, guard: Guard, credential: Credential) -> Pass:
+    """What has to stay true for the answer to go on. A key that was not what let the caller in does not matter."""
+    mark, instance_id = route.marks[guard.policy_id], route.target.instance_id
+    if guard.provider != API_KEY or not isinstance(credential, KeyCredential):
+        return Pass(instance_id=instance_id, mark=mark)
+    expires = credential.expires_at
+    until = expires.timestamp() if expires is not None else None
+    return Pass(instance_id=instance_id, mark=mark, key=credential.digest, until=until)
 
 
 def _trigger_secret(accepted: Guard | None, guards: Sequence[Guard]) -> str | None:

@@ -1,5 +1,6 @@
 """What the server says, converted once into what decisions use."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,12 +11,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from orch8cloud.dataplane.v1 import dataplane_pb2
 
 from rest_bridge.proxy.headers import Headers, is_valid_name, is_valid_value
-from server.domain.decisions import Guard, KeyCredential, Target, guards_for
+from server.domain.decisions import DEFAULT_GUARD, Guard, KeyCredential, Target, guards_for
 from server.domain.providers import PROVIDERS, issuer_of
 from server.domain.rules import violations
 
+RUNNING = "running"
 CLUSTER_HTTP = b"engine_http"
 CLUSTER_HTTPS = b"engine_https"
+MARK_LENGTH = 16
 
 
 class BadEntry(Exception):
@@ -46,6 +49,8 @@ class Route:
     upstream: Upstream | None
     tunnel: tuple[Guard, ...]
     gateway: Mapping[str, tuple[Guard, ...]]
+    marks: Mapping[str, str]
+    """By policy id, a mark that changes with the policy: who holds it was let in by what still stands."""
 
     def guards(self, slug: str | None) -> tuple[Guard, ...]:
         """The policies that protect a slug, or the tunnel. Empty: no such gateway endpoint."""
@@ -55,18 +60,21 @@ class Route:
 def route_from(message: dataplane_pb2.Route) -> Route:
     """Converts an instance. Raises BadEntry: better no answer than a wrong one."""
     guards = tuple(_guard(policy) for policy in message.policies)
+    tunnel = guards_for(guards, None)
     slugs = {guard.slug for guard in guards if guard.slug is not None}
     return Route(
         target=Target(instance_id=message.instance_id, org_id=message.org_id),
         status=message.status,
         upstream=_upstream(message.upstream) if message.HasField("upstream") else None,
-        tunnel=guards_for(guards, None),
+        tunnel=tunnel,
         gateway={slug: guards_for(guards, slug) for slug in slugs},
+        marks={policy.policy_id: _mark(policy) for policy in message.policies}
+        | ({DEFAULT_GUARD.policy_id: DEFAULT_GUARD.policy_id} if tunnel == (DEFAULT_GUARD,) else {}),
     )
 
 
-def key_from(message: dataplane_pb2.Key) -> KeyCredential:
-    """Converts an API key. Raises BadEntry."""
+def key_from(message: dataplane_pb2.Key, digest: bytes) -> KeyCredential:
+    """Converts an API key, which was asked for by its digest. Raises BadEntry."""
     if not is_valid_value(message.prefix):
         raise BadEntry(f"the prefix of key {message.key_id} is no header value")
     return KeyCredential(
@@ -76,6 +84,7 @@ def key_from(message: dataplane_pb2.Key) -> KeyCredential:
         instance_id=message.instance_id if message.HasField("instance_id") else None,
         revoked_at=_time(message.revoked_at) if message.HasField("revoked_at") else None,
         expires_at=_time(message.expires_at) if message.HasField("expires_at") else None,
+        digest=digest,
     )
 
 
@@ -101,6 +110,14 @@ def _guard(policy: dataplane_pb2.RoutePolicy) -> Guard:
         allow=tuple(allow),
         trigger_secret=policy.trigger_secret or None,
     )
+
+
+def _mark(policy: dataplane_pb2.RoutePolicy) -> str:
+    """Alike in every proxy. The trigger's secret is left out: it decides about nobody."""
+    unsigned = dataplane_pb2.RoutePolicy()
+    unsigned.CopyFrom(policy)
+    unsigned.ClearField("trigger_secret")
+    return hashlib.sha256(unsigned.SerializeToString(deterministic=True)).hexdigest()[:MARK_LENGTH]
 
 
 def _upstream(message: dataplane_pb2.Upstream) -> Upstream:

@@ -1,9 +1,11 @@
-"""What ends a request early: the caller hangs up, or nothing moves for too long."""
+"""What ends a request early: the caller hangs up, nothing moves for too long, or what let it in is over."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+from rest_bridge.proxy import refusals
 from rest_bridge.proxy.asgi import CallerGone, Receive
+from rest_bridge.proxy.refusals import Refusal
 
 
 class Silence:
@@ -33,11 +35,11 @@ class Silence:
 
 
 class Ends:
-    """Cancels the task that carries a request when the caller hangs up or nothing moves, and remembers why."""
+    """Cancels the task that carries a request when it must end, and remembers why in `problem` or `caller_gone`."""
 
     def __init__(self, *, idle: float) -> None:
         self.caller_gone = False
-        self.idle = False
+        self.problem: Refusal | None = None
         self.silence = Silence(idle, self._went_idle)
         self._task = asyncio.current_task()
         self._watch: asyncio.Task[None] | None = None
@@ -64,6 +66,19 @@ class Ends:
             self._body_read.set()
         self._watch = asyncio.create_task(self._await_disconnect(receive))
 
+    def cut(self, problem: Refusal) -> None:
+        """What let the request in is over."""
+        self.problem = self.problem or problem
+        self._cancel()
+
+    def absorb(self) -> bool:
+        """Whether a cancellation was ours; then it is over and done with."""
+        task = asyncio.current_task()
+        if task is None or not (self.caller_gone or self.problem):
+            return False
+        task.uncancel()
+        return True
+
     def close(self) -> None:
         """The request is over."""
         self._closed = True
@@ -82,8 +97,7 @@ class Ends:
         self._cancel()
 
     def _went_idle(self) -> None:
-        self.idle = True
-        self._cancel()
+        self.cut(refusals.too_slow())
 
     def _cancel(self) -> None:
         if self._task is not None and not self._closed:

@@ -13,6 +13,7 @@ from rest_bridge.proxy.decider import Admission
 from rest_bridge.proxy.exchange import Ends
 from rest_bridge.proxy.headers import Header, Headers, get_all, to_caller, to_engine
 from rest_bridge.proxy.refusals import Refusal
+from rest_bridge.proxy.streams import Streams
 
 IDLE_CONNECTION = 4.0
 MAX_HEAD = 64 * 1024
@@ -38,9 +39,10 @@ def open_session(*, connect_timeout: float) -> aiohttp.ClientSession:
 class Forwarder:
     """Forwards plain HTTP. `idle` is in seconds."""
 
-    def __init__(self, *, session: aiohttp.ClientSession, idle: float) -> None:
+    def __init__(self, *, session: aiohttp.ClientSession, idle: float, streams: Streams) -> None:
         self._session = session
         self._idle = idle
+        self._streams = streams
 
     async def forward(
         self,
@@ -55,27 +57,27 @@ class Forwarder:
     ) -> Refusal | None:
         """Carries one request. `body` is the whole body where it was read already. A refusal: nothing was answered yet.
 
-        An engine that breaks in the middle ends in an answer that is visibly incomplete.
+        An engine that breaks in the middle ends in an answer that is visibly incomplete, and so does a request that was
+        let in by what is over.
         """
         ends = Ends(idle=self._idle)
         exchange = _Exchange(send=send, ends=ends, extra=answer_headers)
         request = self._request(scope, receive, admission, engine_path, body, ends)
         try:
-            await exchange.run(request)
+            with self._streams.watched(admission.passed, ends.cut):
+                await exchange.run(request)
         except CallerGone:
             pass
         except asyncio.CancelledError:
-            if not (ends.caller_gone or ends.idle):
+            if not ends.absorb():
                 raise
-            if (task := asyncio.current_task()) is not None:
-                task.uncancel()
         except TimeoutError:
             return None if exchange.started else refusals.too_slow()
         except aiohttp.ClientError:
             return None if exchange.started or ends.caller_gone else refusals.unreachable()
         finally:
             ends.close()
-        return refusals.too_slow() if ends.idle and not exchange.started else None
+        return None if exchange.started else ends.problem
 
     def _request(
         self,

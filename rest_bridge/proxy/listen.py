@@ -3,7 +3,8 @@
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from server.domain.addresses import Address
@@ -51,17 +52,24 @@ def _tcp(address: Address) -> socket.socket:
 def _unix(path: Path) -> socket.socket:
     _remove_stale(path)
     opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The file must never be there with a wider mode, not even for a moment.
-    before = os.umask(0o177)
     try:
-        opened.bind(str(path))
+        with private_files():
+            opened.bind(str(path))
         opened.listen(BACKLOG)
     except OSError:
         opened.close()
         raise
+    return opened
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files that are made within are for this user only: they never have a wider mode, not even for a moment."""
+    before = os.umask(0o177)
+    try:
+        yield
     finally:
         os.umask(before)
-    return opened
 
 
 def _remove_stale(path: Path) -> None:

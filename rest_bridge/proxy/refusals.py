@@ -127,6 +127,12 @@ def not_let_in(decision: Decision, credential: Credential, *, had_token: bool) -
     return refusal("UNAUTHENTICATED", message, headers=headers)
 
 
+def policy_changed() -> Refusal:
+    """What let the request in is not in force any more."""
+    message = "The policy that let this request in was changed meanwhile. Send it again."
+    return refusal("PERMISSION_DENIED", message)
+
+
 def unreachable() -> Refusal:
     """The engine refused the connection, or broke it before it answered."""
     return refusal("ENGINE_ERROR", "The engine refused or broke the connection. Check that it is running and healthy.")

@@ -1,6 +1,7 @@
 """What the proxy knows of instances and keys, and whether it may still act on it."""
 
 from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
 from rest_bridge.proxy.cache import Known, ServerAway
 from rest_bridge.proxy.entries import Route
@@ -10,6 +11,9 @@ from server.domain.decisions import KeyCredential
 MAX_ROUTES = 50_000
 MAX_KEYS = 200_000
 MAX_UNKNOWN = 50_000
+
+# Hears which instance or key (by SHA-256) changed; neither: anything may have.
+Changed: TypeAlias = Callable[[str | None, bytes | None], None]
 
 __all__ = ["Knowledge", "ServerAway"]
 
@@ -28,6 +32,11 @@ class Knowledge:
         self.version = 0
         self._routes = Known(fetch_route, limit=MAX_ROUTES, unknown_limit=MAX_UNKNOWN)
         self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN)
+        self._tell: Changed = _nobody
+
+    def on_change(self, tell: Changed) -> None:
+        """Has every change told, once it is applied here."""
+        self._tell = tell
 
     def is_fresh(self) -> bool:
         """Whether requests may be decided now."""
@@ -44,12 +53,19 @@ class Knowledge:
     def route_changed(self, instance_id: str) -> None:
         """An instance, its policies or its upstream changed."""
         self._routes.forget(instance_id)
+        self._tell(instance_id, None)
 
     def key_changed(self, sha256: bytes) -> None:
         """A key changed."""
         self._keys.forget(sha256)
+        self._tell(None, sha256)
 
     def forget_all(self) -> None:
         """Changes were missed: anything may be different."""
         self._routes.forget_all()
         self._keys.forget_all()
+        self._tell(None, None)
+
+
+def _nobody(_instance_id: str | None, _key: bytes | None) -> None:
+    """Nobody wants to hear of changes."""

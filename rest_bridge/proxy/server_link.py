@@ -67,7 +67,8 @@ class ServerCalls:
         """Asks for a key. None: there is none."""
         request = dataplane_pb2.GetKeyRequest(sha256=sha256)
         try:
-            return key_from(await self.stub.GetKey(request, timeout=FETCH_DEADLINE, metadata=self.metadata))
+            answer = await self.stub.GetKey(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+            return key_from(answer, sha256)
         except grpc.aio.AioRpcError as error:
             _raise_unless_unknown(error)
             return None

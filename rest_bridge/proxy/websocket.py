@@ -14,6 +14,7 @@ from rest_bridge.proxy.exchange import Ends
 from rest_bridge.proxy.forward import engine_url
 from rest_bridge.proxy.headers import Headers, to_caller, to_engine
 from rest_bridge.proxy.refusals import Refusal
+from rest_bridge.proxy.streams import Streams
 
 MAX_MESSAGE = 16 * 1024 * 1024
 _HANDSHAKE = frozenset(
@@ -27,6 +28,9 @@ _HANDSHAKE = frozenset(
 )
 # Codes that an endpoint never sends (RFC 6455, 7.4.1).
 _UNSENDABLE = frozenset({1005, 1006, 1015})
+# Why we close, by the status that the problem would have had: going away, or a policy violation (RFC 6455, 7.4.1).
+_GOODBYES = {504: (1001, "nothing was sent for too long"), 503: (1001, "the proxy cannot check this any more")}
+_OVER = (1008, "what let this connection in is over")
 
 
 class _Connect(connect):
@@ -39,9 +43,10 @@ class _Connect(connect):
 class WebSocketForwarder:
     """Forwards WebSockets, message by message (at most 16 MiB each). Times are in seconds."""
 
-    def __init__(self, *, connect_timeout: float, idle: float) -> None:
+    def __init__(self, *, connect_timeout: float, idle: float, streams: Streams) -> None:
         self._connect_timeout = connect_timeout
         self._idle = idle
+        self._streams = streams
 
     async def forward(
         self,
@@ -54,18 +59,33 @@ class WebSocketForwarder:
         answer_headers: Headers,
     ) -> Refusal | None:
         """Carries one WebSocket until either side closes it. A refusal: it was not accepted yet."""
+        ends = Ends(idle=self._idle)
         try:
-            engine = await self._connect(scope, admission, engine_path)
+            with self._streams.watched(admission.passed, ends.cut):
+                engine = await self._open(scope, admission, engine_path, ends)
+                if isinstance(engine, Refusal):
+                    return engine
+                async with engine:
+                    await _relay(engine, receive, send, ends, answer_headers)
+        finally:
+            ends.close()
+        return None
+
+    async def _open(
+        self, scope: Scope, admission: Admission, engine_path: bytes, ends: Ends
+    ) -> ClientConnection | Refusal:
+        try:
+            return await self._connect(scope, admission, engine_path)
+        except asyncio.CancelledError:
+            if ends.absorb() and ends.problem is not None:
+                return ends.problem
+            raise
         except TimeoutError:
             return refusals.too_slow()
         except InvalidStatus as error:
             return _engines_own(error)
         except (OSError, InvalidHandshake, EOFError):
             return refusals.unreachable()
-        async with engine:
-            await _accept(send, engine, answer_headers)
-            await _relay(engine, receive, send, Ends(idle=self._idle))
-        return None
 
     async def _connect(self, scope: Scope, admission: Admission, engine_path: bytes) -> ClientConnection:
         url = engine_url(admission, engine_path, scope["query_string"])
@@ -91,24 +111,26 @@ async def _accept(send: Send, engine: ClientConnection, answer_headers: Headers)
     await send({"type": "websocket.accept", "subprotocol": engine.subprotocol, "headers": [*kept, *answer_headers]})
 
 
-async def _relay(engine: ClientConnection, receive: Receive, send: Send, ends: Ends) -> None:
-    tasks = [
-        asyncio.create_task(_to_engine(engine, receive, ends)),
-        asyncio.create_task(_to_caller(engine, send, ends)),
-    ]
+async def _relay(engine: ClientConnection, receive: Receive, send: Send, ends: Ends, answer_headers: Headers) -> None:
+    tasks: list[asyncio.Task[None]] = []
     try:
+        await _accept(send, engine, answer_headers)
+        tasks = [
+            asyncio.create_task(_to_engine(engine, receive, ends)),
+            asyncio.create_task(_to_caller(engine, send, ends)),
+        ]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        if not ends.idle:
+        if not ends.absorb():
             raise
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
-        await _close(send, 1001, "nothing was sent for too long")
     finally:
         ends.close()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    # Last, because a caller that does not read holds it up.
+    if ends.problem is not None:
+        await _close(send, *_GOODBYES.get(ends.problem.status, _OVER))
 
 
 async def _to_engine(engine: ClientConnection, receive: Receive, ends: Ends) -> None:

@@ -38,7 +38,7 @@ class NoCredential:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyCredential:
-    """An API key that is known. An unknown one is UnknownKey."""
+    """An API key that is known. An unknown one is UnknownKey. `digest` is its SHA-256, where a real one was sent."""
 
     key_id: str
     org_id: str
@@ -46,6 +46,7 @@ class KeyCredential:
     instance_id: str | None = None
     revoked_at: datetime | None = None
     expires_at: datetime | None = None
+    digest: bytes | None = field(default=None, repr=False)
 
     @property
     def claims(self) -> Mapping[str, JSON]:
@@ -118,9 +119,9 @@ def guards_for(guards: Sequence[Guard], slug: str | None) -> tuple[Guard, ...]:
 
 def decide(*, target: Target, guards: Sequence[Guard], credential: Credential, now: datetime) -> Decision:
     """Decides with the policies that guards_for chose. The first one that lets the caller in wins."""
-    refused = _refused(credential, now)
-    if refused is not None:
-        return Decision(allowed=False, reason=refused)
+    reason = refused(credential, now)
+    if reason is not None:
+        return Decision(allowed=False, reason=reason)
     kind = _kind(guards, credential)
     attempts = []
     for guard in guards:
@@ -143,7 +144,7 @@ def _against(attempts: Sequence[Attempt], kind: str) -> Decision:
     return Decision(allowed=False, reason=reason, attempts=tuple(attempts))
 
 
-def _refused(credential: Credential, now: datetime) -> str | None:
+def refused(credential: Credential, now: datetime) -> str | None:
     """Why a credential is bad in itself: then no policy is asked, not even an anonymous one."""
     if isinstance(credential, UnknownKey):
         return "UNAUTHENTICATED"

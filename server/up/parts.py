@@ -52,13 +52,15 @@ def parts(options: Options, keyring: Keyring, run_dir: Path) -> tuple[Part, ...]
 
 def variables(options: Options, keyring: Keyring, run_dir: Path) -> dict[str, str]:
     """The settings that `up` decides, whatever the environment says."""
-    server, proxy = f"unix:{run_dir / 'server.sock'}", f"unix:{run_dir / 'proxy.sock'}"
+    server, proxy, streams = (f"unix:{run_dir / name}.sock" for name in ("server", "proxy", "streams"))
     chosen = {
         "ORCH8_DATA_DIR": str(options.data_dir),
         "ORCH8_SERVER_LISTEN": server,
         "ORCH8_SERVER_ADDR": server,
         "ORCH8_PROXY_LISTEN": proxy,
         "ORCH8_PROXY_ADDR": proxy,
+        "ORCH8_STREAMS_LISTEN": streams,
+        "ORCH8_STREAMS_ADDR": streams,
         "ORCH8_PROXY_ID": "up-local",
         "ORCH8_DATAPLANE_TOKEN": keyring.dataplane_token,
         "ORCH8_SECRET_KEY": keyring.secret_key,

@@ -61,7 +61,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 }
 # Packages that one part alone may import.
 ONLY_IN: dict[str, tuple[str, ...]] = {
-    "grpc": ("server.rpc", "server.app", "rest_bridge.proxy.server_link"),
+    "grpc": ("server.rpc", "server.app", "rest_bridge.proxy.server_link", "rest_bridge.proxy.processor"),
     "grpc_status": ("server.rpc",),
     "sqlmodel": ("server.store",),
     "sqlalchemy": ("server.store", "server.services.system", "server.workers.housekeeping"),

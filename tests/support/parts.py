@@ -25,6 +25,8 @@ class Parts:
             "ORCH8_SERVER_ADDR": f"unix:{folder}/server.sock",
             "ORCH8_PROXY_LISTEN": f"unix:{folder}/proxy.sock",
             "ORCH8_PROXY_ADDR": f"unix:{folder}/proxy.sock",
+            "ORCH8_STREAMS_LISTEN": f"unix:{folder}/streams.sock",
+            "ORCH8_STREAMS_ADDR": f"unix:{folder}/streams.sock",
             "ORCH8_LISTEN": f"127.0.0.1:{self.port}",
             "ORCH8_EDGE_ADMIN_ADDR": f"unix:{folder}/admin.sock",
             "ORCH8_DATAPLANE_TOKEN": "a-dataplane-token-for-tests",

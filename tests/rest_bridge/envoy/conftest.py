@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -10,9 +11,10 @@ import pytest_asyncio
 
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.process import EnvoyProcess
+from rest_bridge.proxy.processor import Processor
 from rest_bridge.settings import EdgeSettings
 from server.domain.addresses import Address
-from tests.rest_bridge.envoy.fakes import FakeDecisions, FakeEngine, FakeServer, serving
+from tests.rest_bridge.envoy.fakes import FakeDecisions, FakeEngine, FakeServer, FakeStreams, serving
 
 ORIGIN = "https://app.example.com"
 
@@ -36,6 +38,7 @@ def settings(folder: Path, **changes: object) -> EdgeSettings:
         "edge_admin_addr": f"unix:{folder}/admin.sock",
         "server_addr": f"unix:{folder}/server.sock",
         "proxy_addr": f"unix:{folder}/proxy.sock",
+        "streams_addr": f"unix:{folder}/streams.sock",
         "envoy_concurrency": 1,
         "access_log": False,
         "allowed_origins": (ORIGIN,),
@@ -50,6 +53,8 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edg
         server, decisions, engine = FakeServer(), FakeDecisions(), FakeEngine()
         await stack.enter_async_context(server.serving(Address(path=f"{folder}/server.sock")))
         await stack.enter_async_context(serving(decisions, uds=f"{folder}/proxy.sock"))
+        watching = Processor(cast("Any", FakeStreams())).listening(Address(path=f"{folder}/streams.sock"))
+        await stack.enter_async_context(watching)
         port = await stack.enter_async_context(serving(engine))
         decisions.upstream = f"127.0.0.1:{port}"
         process = await stack.enter_async_context(

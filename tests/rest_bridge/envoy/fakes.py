@@ -2,8 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from rest_bridge.envoy.descriptors import public_services
 from rest_bridge.errors import DOMAIN, grpc_code
+from rest_bridge.proxy.passes import Pass
 from server.domain.addresses import Address
 from tests.rest_bridge.envoy.forgeries import FORGED_ANSWER
 
@@ -25,6 +26,7 @@ Answer = Callable[[Any, Context], Awaitable[Any]]
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
+PASS = Pass(instance_id="inst_1", mark="default")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -131,6 +133,20 @@ async def reply(send: Send, status: int, headers: Mapping[str, str], body: bytes
     await send({"type": "http.response.body", "body": body})
 
 
+class FakeStreams:
+    """Watches long answers, and lets every one go on that comes with the decision's pass."""
+
+    async def problem(self, passed: Pass) -> None:
+        assert passed == PASS
+
+    @contextmanager
+    def watched(self, passed: Pass, _cut: object) -> Iterator[None]:
+        yield
+
+    def cut_all(self) -> None:
+        """None is to be cut."""
+
+
 @dataclass
 class FakeDecisions:
     """The decision app. By default all pass, to the engine."""
@@ -144,6 +160,7 @@ class FakeDecisions:
         assert scope["type"] == "http", scope["type"]
         self.asked.append(seen(scope, await read_body(receive)))
         allow = {
+            "x-orch8-pass": PASS.text(),
             "x-orch8-upstream": self.upstream,
             "x-orch8-cluster": "engine_http",
             "x-gateway-provider": "api-key",

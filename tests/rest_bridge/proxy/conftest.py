@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -76,6 +76,7 @@ class Running:
     def __init__(self, proxy: Proxy, client: Client) -> None:
         self.proxy = proxy
         self.client = client
+        self.watching = AsyncExitStack()
 
 
 @pytest.fixture

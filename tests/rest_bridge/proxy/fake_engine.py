@@ -22,6 +22,7 @@ class FakeEngine:
         self.seen: list[Seen] = []
         self.cancelled = asyncio.Event()
         self.reached = asyncio.Event()
+        self.release = asyncio.Event()
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -31,6 +32,7 @@ class FakeEngine:
         app.router.add_get("/download", self._download)
         app.router.add_get("/events", self._events)
         app.router.add_get("/silent", self._silent)
+        app.router.add_get("/held", self._held)
         app.router.add_get("/broken", self._broken)
         app.router.add_get("/reset", self._reset)
         app.router.add_get("/redirect", self._redirect)
@@ -96,6 +98,15 @@ class FakeEngine:
         await self._until_cancelled()
         return web.Response()
 
+    async def _held(self, request: web.Request) -> web.StreamResponse:
+        """An answer of unknown length that begins when the test says so."""
+        self.reached.set()
+        await self.release.wait()
+        answer = web.StreamResponse(headers={"x-engine": "yes"})
+        await answer.prepare(request)
+        await answer.write(b"late")
+        return answer
+
     async def _until_cancelled(self) -> None:
         try:
             await asyncio.Event().wait()
@@ -133,12 +144,14 @@ class FakeEngine:
         socket = web.WebSocketResponse(protocols=("chat",), compress=False)
         self._record(request, b"")
         await socket.prepare(request)
-        async for message in socket:
-            if message.type is WSMsgType.TEXT and message.data == "bye":
-                await socket.close(code=4001, message=b"as you wish")
-            elif message.type is WSMsgType.TEXT:
-                await socket.send_str(message.data)
-            elif message.type is WSMsgType.BINARY:
-                await socket.send_bytes(message.data)
-        self.cancelled.set()
+        try:
+            async for message in socket:
+                if message.type is WSMsgType.TEXT and message.data == "bye":
+                    await socket.close(code=4001, message=b"as you wish")
+                elif message.type is WSMsgType.TEXT:
+                    await socket.send_str(message.data)
+                elif message.type is WSMsgType.BINARY:
+                    await socket.send_bytes(message.data)
+        finally:
+            self.cancelled.set()
         return socket
