@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from server.domain.decisions import Attempt, BadTokenCredential, Credential, Decision
+from server.domain.decisions import Attempt, BadTokenCredential, Credential, Decision, KeyCredential, UnknownKey
 from server.domain.rules import JSON, ConditionResult
 
 MAX_WORDS = 200
@@ -23,9 +23,8 @@ def nearest_miss(decision: Decision, credential: Credential) -> NearestMiss | No
     """None where the request passes, or no policy is near."""
     if decision.allowed:
         return None
-    if isinstance(credential, BadTokenCredential):
-        message = f"The token of {credential.issuer} is not good: {credential.why}."
-        return NearestMiss(policy_id=None, rule=None, message=message)
+    if bad := _bad_in_itself(decision, credential):
+        return NearestMiss(policy_id=None, rule=None, message=bad)
     closest = min(_misses(decision.attempts), key=lambda miss: len(miss[2]), default=None)
     if closest is not None:
         attempt, rule, failed = closest
@@ -33,6 +32,22 @@ def nearest_miss(decision: Decision, credential: Credential) -> NearestMiss | No
         return NearestMiss(policy_id=attempt.policy_id, rule=rule, message=message, conditions=failed)
     near = next((attempt for attempt in decision.attempts if attempt.applicable), None)
     return None if near is None else NearestMiss(policy_id=near.policy_id, rule=None, message=f"{near.why}.")
+
+
+def _bad_in_itself(decision: Decision, credential: Credential) -> str | None:
+    """What is wrong with a credential for which no policy was asked."""
+    if isinstance(credential, BadTokenCredential):
+        return f"The token of {credential.issuer} is not good: {credential.why}."
+    if isinstance(credential, UnknownKey):
+        return "There is no such API key."
+    if isinstance(credential, KeyCredential):
+        ended = {
+            "KEY_REVOKED": ("was revoked", credential.revoked_at),
+            "KEY_EXPIRED": ("expired", credential.expires_at),
+        }
+        what, at = ended.get(decision.reason or "", ("", None))
+        return None if at is None else f"The API key {credential.prefix}… {what} at {at:%Y-%m-%dT%H:%M:%SZ}."
+    return None
 
 
 def _misses(attempts: Sequence[Attempt]) -> Iterator[tuple[Attempt, int, tuple[ConditionResult, ...]]]:
