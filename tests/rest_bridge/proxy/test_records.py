@@ -244,7 +244,9 @@ def shown(found: pb.Decision) -> dict[str, Any]:
 
 
 def test_a_record_says_who_called_and_why_it_was_refused() -> None:
-    one = trail(5, allow=({"sub": "orc8_live_nobody00"},), credential=KEY)
+    wanted, has = "orc8_live_nobody00", "orc8_live_abcdefgh"
+    condition = {"claim": "sub", "expected": wanted, "actual": has, "matched": False}
+    one = trail(5, allow=({"sub": wanted},), credential=KEY)
     assert shown(record(one, 403, "RULE_MISMATCH", NOW)) == {
         "id": "dec_00000000000000000005",
         "time": "2027-01-15T08:00:00Z",
@@ -265,33 +267,14 @@ def test_a_record_says_who_called_and_why_it_was_refused() -> None:
                 "applicable": True,
                 "accepted": True,
                 "why": "no rule matches",
-                "rules": [
-                    {
-                        "matched": False,
-                        "conditions": [
-                            {
-                                "claim": "sub",
-                                "expected": "orc8_live_nobody00",
-                                "actual": "orc8_live_abcdefgh",
-                                "matched": False,
-                            }
-                        ],
-                    }
-                ],
+                "rules": [{"matched": False, "conditions": [condition]}],
             }
         ],
         "nearest_miss": {
             "policy_id": "pol_0",
             "rule": 0.0,
             "message": "sub is 'orc8_live_abcdefgh', and the rule wants 'orc8_live_nobody00'.",
-            "conditions": [
-                {
-                    "claim": "sub",
-                    "expected": "orc8_live_nobody00",
-                    "actual": "orc8_live_abcdefgh",
-                    "matched": False,
-                }
-            ],
+            "conditions": [condition],
         },
         "cut": [],
     }
