@@ -50,6 +50,9 @@ class ProxySettings(SharedSettings):
     stale_limit: float = Field(
         60, ge=0, le=3600, description="Seconds for which the proxy serves what it knows while the server is away."
     )
+    decision_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of the requests let in whose decision is recorded; refusals always are."
+    )
     session_cookie: str = Field(
         "sb-orch8-auth-token", description="Name of the session cookie, which no engine may see."
     )

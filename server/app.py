@@ -28,6 +28,7 @@ from server.providers.sessions.cookies import default_name
 from server.providers.sessions.supabase import SupabaseSessions
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
+from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.organization import OrganizationServicer
@@ -37,6 +38,7 @@ from server.rpc.system import SystemServicer
 from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
+from server.services.decisions import DecisionsService
 from server.services.explain import ExplainService
 from server.services.identifiers import new_id, utc_now
 from server.services.instances import InstancesService
@@ -134,13 +136,15 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         plan=settings.default_plan,
     )
     instances = InstancesService(**shared, plans=plans, engines=EngineClient(outside.http), wake=reconciler.wake)
+    decisions = DecisionsService(database=database, clock=utc_now)
     servicers = Servicers(
         instances=InstancesServicer(instances, settings.public_url),
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(SystemService(database=database, propagation=propagation)),
-        dataplane=DataPlaneServicer(DataPlane(database=database), propagation),
+        decisions=DecisionsServicer(decisions),
+        dataplane=DataPlaneServicer(DataPlane(database=database, clock=utc_now), decisions, propagation),
     )
     server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
     return App(

@@ -22,6 +22,7 @@ from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
 from rest_bridge.proxy.processor import Processor
+from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import internal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
@@ -46,6 +47,7 @@ class Proxy:
     app: App
     knowledge: Knowledge
     traffic: Traffic
+    records: Records
     calls: ServerCalls
     watcher: Watcher
     log: FilteringBoundLogger
@@ -56,14 +58,14 @@ class Proxy:
 
     async def start(self) -> None:
         """Begins to watch the server; the proxy is ready when it has answered."""
-        programs = (self.watcher.run(), self.traffic.run(), self.streams.run())
-        self.tasks = tuple(asyncio.create_task(program) for program in programs)
+        jobs = (self.watcher.run(), self.traffic.run(), self.records.run(), self.streams.run())
+        self.tasks = tuple(asyncio.create_task(job) for job in jobs)
 
     async def stop(self) -> None:
-        """Reports the last counts and says goodbye, which comes last."""
+        """Reports the last counts and records, and says goodbye, which comes last."""
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_DEADLINE):
-                await self.traffic.flush()
+                await asyncio.gather(self.traffic.flush(), self.records.flush(last=True))
         self.watcher.leave()
         await asyncio.wait(self.tasks[:1], timeout=STOP_DEADLINE)
         for task in self.tasks:
@@ -87,9 +89,14 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     lease = Lease(stale_limit=settings.stale_limit, clock=clock)
     knowledge = Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease)
     traffic = Traffic(calls.report)
+    records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     decider = Decider(
-        knowledge=knowledge, tokens=Tokens(issuers), traffic=traffic, session_cookie=settings.session_cookie
+        knowledge=knowledge,
+        tokens=Tokens(issuers),
+        traffic=traffic,
+        records=records,
+        session_cookie=settings.session_cookie,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
     streams = Streams(knowledge)
@@ -100,6 +107,7 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         app=_Guarded(app, log),
         knowledge=knowledge,
         traffic=traffic,
+        records=records,
         calls=calls,
         watcher=Watcher(calls=calls, knowledge=knowledge, log=log),
         log=log,

@@ -15,6 +15,7 @@ from rest_bridge.proxy.decider import DECISION_HEADER, Admission, Decider, new_d
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.targets import parse
+from rest_bridge.proxy.trail import Trail
 
 PREFIX = b"/decide"
 PASS_HEADER = b"x-orch8-pass"
@@ -32,17 +33,18 @@ class DecideApp:
         """Answers one question."""
         if scope["type"] != "http" or await answer_probe(scope["path"], send, ready=self._knowledge.is_fresh()):
             return
+        number = new_decision_id()
         try:
-            verdict = await self._decide(scope, receive)
+            verdict = await self._decide(scope, receive, number)
         except CallerGone:
             return
-        decision_id = (DECISION_HEADER, new_decision_id())
+        decision_id = (DECISION_HEADER, number)
         if isinstance(verdict, Refusal):
             await answer(send, verdict.status, [*verdict.headers, decision_id], verdict.body)
         else:
             await answer(send, 200, [*_instructions(verdict), decision_id])
 
-    async def _decide(self, scope: Scope, receive: Receive) -> Admission | Refusal:
+    async def _decide(self, scope: Scope, receive: Receive, decision_id: bytes) -> Admission | Refusal:
         path: bytes = scope["raw_path"]
         target = parse(path[len(PREFIX) :]) if path.startswith(PREFIX + b"/") else None
         if target is None:
@@ -51,7 +53,8 @@ class DecideApp:
             body = b"" if target.slug is None else await read_gateway_body(receive)
         except BodyTooLarge:
             return refusals.too_large()
-        return await self._decider.decide(target, scope["headers"], body)
+        trail = Trail(decision_id, scope["method"], target)
+        return await self._decider.decide(trail, scope["headers"], body)
 
 
 def _instructions(admission: Admission) -> list[tuple[bytes, bytes]]:

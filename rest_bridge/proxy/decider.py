@@ -12,11 +12,13 @@ from rest_bridge.proxy.credentials import SeveralCredentials, bearer
 from rest_bridge.proxy.entries import RUNNING, Route, Upstream
 from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
 from rest_bridge.proxy.passes import Pass
+from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.signing import signed_headers
 from rest_bridge.proxy.targets import PathTarget
 from rest_bridge.proxy.traffic import Traffic
+from rest_bridge.proxy.trail import Trail
 from server.domain.decisions import API_KEY, DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
@@ -48,46 +50,55 @@ def new_trace() -> bytes:
 class Decider:
     """Decides, from memory where it can."""
 
-    def __init__(self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, session_cookie: str) -> None:
+    def __init__(
+        self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, records: Records, session_cookie: str
+    ) -> None:
         self._knowledge = knowledge
         self._tokens = tokens
         self._traffic = traffic
+        self._records = records
         self._session_cookie = session_cookie.encode()
 
-    async def decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
-        """Decides about a request. `body` is signed where the gateway holds the trigger's secret."""
+    async def decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
+        """Decides about the request that begins this trail. `body` is signed where we hold the trigger's secret."""
         if not self._knowledge.is_fresh():
             return refusals.not_in_touch()
+        answer = await self._made(trail, headers, body)
+        if trail.route is not None:
+            self._note(trail, answer)
+        return answer
+
+    async def _made(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
         try:
-            return await self._decide(path, headers, body)
+            return await self._decide(trail, headers, body)
         except ServerAway:
             return refusals.not_in_touch()
         except SeveralCredentials:
+            trail.problem = "The request has more than one Authorization header"
             return refusals.several_credentials()
-        except IssuerUnreachable:
+        except IssuerUnreachable as error:
+            trail.problem = str(error)
             return refusals.issuer_unreachable()
 
-    async def _decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
-        route = await self._knowledge.route(path.instance_id)
+    async def _decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
+        path = trail.path
+        route = trail.route = await self._knowledge.route(path.instance_id)
         if route is None:
             return refusals.no_such_instance(path.instance_id)
         guards = route.guards(path.slug)
         if not guards and path.slug is not None:
             return refusals.no_such_endpoint(path.instance_id, path.slug)
         token = bearer(get_all(headers, b"authorization"))
-        credential = await identify(token, guards, self._knowledge.key, self._tokens)
+        credential = trail.credential = await identify(token, guards, self._knowledge.key, self._tokens)
         # What was fetched meanwhile may have taken longer than the lease.
         if not self._knowledge.is_fresh():
             return refusals.not_in_touch()
-        now = time.time()
-        decision = decide(
-            target=route.target, guards=guards, credential=credential, now=datetime.fromtimestamp(now, UTC)
+        decision = trail.decision = decide(
+            target=route.target, guards=guards, credential=credential, now=datetime.now(UTC)
         )
-        answer = self._answer(path, route, guards, decision, credential, headers, body) or refusals.not_let_in(
+        return self._answer(path, route, guards, decision, credential, headers, body) or refusals.not_let_in(
             decision, credential, had_token=token is not None
         )
-        self._count(path, decision, credential, answer, now)
-        return answer
 
     def _answer(
         self,
@@ -127,14 +138,16 @@ class Decider:
         elif others is not None:
             removed.append(b"cookie")
 
-    def _count(
-        self, path: PathTarget, decision: Decision, credential: Credential, answer: Admission | Refusal, now: float
-    ) -> None:
-        key_id = credential.key_id if isinstance(credential, KeyCredential) and decision.allowed else None
-        guard = decision.guard
+    def _note(self, trail: Trail, answer: Admission | Refusal) -> None:
+        """Counts the request, and has its decision recorded."""
+        now = time.time()
+        decision, credential = trail.decision, trail.credential
+        guard = decision.guard if decision is not None else None
+        key_id = credential.key_id if isinstance(credential, KeyCredential) and guard is not None else None
         policy_id = guard.policy_id if guard is not None and guard is not DEFAULT_GUARD else None
-        status = answer.status if isinstance(answer, Refusal) else 200
-        self._traffic.count(path.instance_id, key_id, policy_id, status, now)
+        refusal = answer if isinstance(answer, Refusal) else None
+        self._traffic.count(trail.path.instance_id, key_id, policy_id, refusal.status if refusal else 200, now)
+        self._records.note(trail, refusal, now)
 
 
 def _passed(route: Route, guard: Guard, credential: Credential) -> Pass:

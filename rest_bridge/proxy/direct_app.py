@@ -19,6 +19,7 @@ from rest_bridge.proxy.headers import REQUEST_ID, Headers, get_all
 from rest_bridge.proxy.refusals import GATEWAY_LIMIT, Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.targets import BadPath, PathTarget, normalize, parse
+from rest_bridge.proxy.trail import Trail
 from rest_bridge.proxy.websocket import WebSocketForwarder
 
 
@@ -64,7 +65,8 @@ class DirectApp:
     async def _carry(
         self, scope: Scope, receive: Receive, send: Send, target: PathTarget, body: bytes | None, decision: Headers
     ) -> Refusal | None:
-        verdict = await self._decider.decide(target, scope["headers"], body or b"")
+        trail = Trail(get_all(decision, DECISION_HEADER)[0], scope.get("method", "GET"), target)
+        verdict = await self._decider.decide(trail, scope["headers"], body or b"")
         if isinstance(verdict, Refusal):
             return verdict
         path = target.engine_path

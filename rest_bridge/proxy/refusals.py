@@ -20,8 +20,9 @@ _NOT_READY_HINTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """An answer instead of the engine's."""
+    """An answer instead of the engine's. `reason` is that of the error table; None: the engine itself refused."""
 
+    reason: str | None = None
     status: int
     headers: tuple[Header, ...]
     body: bytes
@@ -40,7 +41,7 @@ def refusal(
     own = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     if retry_after is not None:
         own.append((b"retry-after", b"%d" % retry_after))
-    return Refusal(status=http_status(reason), headers=(*own, *headers), body=body)
+    return Refusal(reason=reason, status=http_status(reason), headers=(*own, *headers), body=body)
 
 
 def no_such_path() -> Refusal:

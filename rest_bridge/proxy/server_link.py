@@ -1,13 +1,14 @@
 """The proxy's connection to the server: the only importer of grpc on this side."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeAlias
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from orch8cloud.dataplane.v1 import dataplane_pb2, dataplane_pb2_grpc
+from orch8cloud.v1 import decisions_pb2
 from structlog.typing import FilteringBoundLogger
 
 from rest_bridge.proxy.cache import ServerAway
@@ -83,6 +84,22 @@ class ServerCalls:
             await self.stub.ReportTraffic(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ServerAway from error
+
+    async def report_decisions(self, records: Sequence[decisions_pb2.Decision], dropped: Mapping[str, int]) -> None:
+        """Reports records. Raises ServerAway where they may not have arrived: one that comes twice is stored once."""
+        request = dataplane_pb2.ReportDecisionsRequest(
+            proxy_id=self.proxy_id,
+            decisions=records,
+            dropped=[
+                dataplane_pb2.DroppedDecisions(instance_id=instance_id, decisions=count)
+                for instance_id, count in dropped.items()
+            ],
+        )
+        try:
+            await self.stub.ReportDecisions(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 raise ServerAway from error
 
     def watch(self) -> "ChangeStream":

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import grpc
@@ -11,14 +11,20 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from orch8cloud.dataplane.v1 import dataplane_pb2 as pb
 from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceServicer
+from orch8cloud.v1 import decisions_pb2
 
 from server.domain.api_keys import ApiKey
 from server.domain.policies import Policy
 from server.errors import FieldViolation, InvalidArgument
 from server.rpc.convert import list_value, moment, struct
 from server.services.dataplane import DataPlane, Route, TrafficCount
+from server.services.decisions import DecisionsService, ReportedDecision
 from server.services.propagation import Heartbeat, Message, Overrun, Propagation, WatchSession, Welcome
 from server.store.changes import Change
+
+MAX_DECISIONS = 1_000
+# 9999-01-01.
+END_OF_TIME = 253_370_764_800
 
 Context = grpc.aio.ServicerContext[Any, Any]
 log = structlog.get_logger(__name__)
@@ -27,8 +33,9 @@ log = structlog.get_logger(__name__)
 class DataPlaneServicer(DataPlaneServiceServicer):
     """Feeds the proxies."""
 
-    def __init__(self, dataplane: DataPlane, propagation: Propagation) -> None:
+    def __init__(self, dataplane: DataPlane, decisions: DecisionsService, propagation: Propagation) -> None:
         self._dataplane = dataplane
+        self._decisions = decisions
         self._propagation = propagation
 
     async def GetRoute(self, request: pb.GetRouteRequest, context: Context) -> pb.Route:
@@ -43,6 +50,20 @@ class DataPlaneServicer(DataPlaneServiceServicer):
         """See dataplane.proto."""
         await self._dataplane.report([_count(count) for count in request.counts])
         return pb.ReportTrafficResponse()
+
+    async def ReportDecisions(self, request: pb.ReportDecisionsRequest, context: Context) -> pb.ReportDecisionsResponse:
+        """See dataplane.proto."""
+        if len(request.decisions) > MAX_DECISIONS:
+            what = f"has {len(request.decisions)} records; at most {MAX_DECISIONS} are taken at once"
+            raise InvalidArgument([FieldViolation(field="decisions", description=what)])
+        left_out = await self._decisions.take([_reported(one) for one in request.decisions])
+        if left_out:
+            log.warning("decisions.left_out", proxy_id=request.proxy_id, decisions=left_out)
+        for one in request.dropped:
+            log.warning(
+                "decisions.dropped", proxy_id=request.proxy_id, instance_id=one.instance_id, decisions=one.decisions
+            )
+        return pb.ReportDecisionsResponse()
 
     async def Watch(
         self, request_iterator: AsyncIterator[pb.WatchRequest], context: Context
@@ -158,3 +179,10 @@ def _count(count: pb.TrafficCount) -> TrafficCount:
         requests=count.requests,
         last_at=moment(count.last_at),
     )
+
+
+def _reported(found: decisions_pb2.Decision) -> ReportedDecision:
+    """A time that no calendar has is the oldest one: such a record is left out."""
+    in_range = 0 <= found.time.seconds < END_OF_TIME
+    at = datetime.fromtimestamp(found.time.seconds if in_range else 0, UTC)
+    return ReportedDecision(id=found.id, instance_id=found.instance_id, at=at, record=found.SerializeToString())

@@ -13,6 +13,8 @@ from orch8cloud.dataplane.v1 import dataplane_pb2_grpc
 from orch8cloud.v1 import (
     api_keys_pb2,
     api_keys_pb2_grpc,
+    decisions_pb2,
+    decisions_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
     organization_pb2,
@@ -27,6 +29,7 @@ from server.domain.addresses import Address
 from server.rpc.access import AccessTable
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
+from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.access_log import log_access
 from server.rpc.interceptors.authentication import Authentication
@@ -38,7 +41,8 @@ from server.rpc.policies import PoliciesServicer
 from server.rpc.system import SystemServicer
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
-    module.DESCRIPTOR for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, system_pb2)
+    module.DESCRIPTOR
+    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2)
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -63,6 +67,7 @@ class Servicers:
     api_keys: ApiKeysServicer
     organization: OrganizationServicer
     policies: PoliciesServicer
+    decisions: DecisionsServicer
     system: SystemServicer
     dataplane: DataPlaneServicer
 
@@ -91,6 +96,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server(servicers.api_keys, server)
     organization_pb2_grpc.add_OrganizationServiceServicer_to_server(servicers.organization, server)
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
+    decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 

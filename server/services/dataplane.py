@@ -9,7 +9,9 @@ from server.domain.instances import Instance, Phase, Status
 from server.domain.policies import Policy
 from server.errors import NotFound
 from server.providers.runtime.base import Upstream
+from server.services.identifiers import Clock
 from server.store.database import Database
+from server.store.traffic import Bucket
 
 RESUMING = "resuming"
 
@@ -40,8 +42,9 @@ class TrafficCount:
 class DataPlane:
     """Answers the proxies from the database."""
 
-    def __init__(self, *, database: Database) -> None:
+    def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
+        self._clock = clock
 
     async def route(self, instance_id: str) -> Route:
         """All that is needed to decide about an instance and to reach it. Raises NotFound."""
@@ -68,17 +71,32 @@ class DataPlane:
         return key
 
     async def report(self, counts: Iterable[TrafficCount]) -> None:
-        """Takes counts of decided requests: from them comes when a key was last used."""
+        """Takes counts of decided requests: from them comes when a key was last used, too."""
+        now = self._clock()
+        sound = [count for count in counts if count.requests > 0]
         used: dict[str, datetime] = {}
-        for count in counts:
+        for count in sound:
             if count.key_id is not None:
                 used[count.key_id] = max(count.last_at, used.get(count.key_id, count.last_at))
-        if not used:
+        if not sound:
             return
         async with self._database.write() as tx:
+            await tx.traffic.add([_bucket(count, now) for count in sound])
             for key_id, at in used.items():
                 await tx.api_keys.touch(key_id, at)
             await tx.commit()
+
+
+def _bucket(count: TrafficCount, now: datetime) -> Bucket:
+    """The minute of the last request stands for all of them: they are of the seconds before it."""
+    return Bucket(
+        minute=min(count.last_at, now).replace(second=0, microsecond=0),
+        instance_id=count.instance_id,
+        key_id=count.key_id,
+        policy_id=count.policy_id,
+        status=count.status,
+        requests=count.requests,
+    )
 
 
 def _status(instance: Instance) -> str:

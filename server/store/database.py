@@ -11,12 +11,14 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
+from server.store.decisions import Decisions
 from server.store.dialects import READ_ONLY
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
 from server.store.sealing import Sealer
+from server.store.traffic import Traffic
 
 
 class UnitOfWork:
@@ -30,6 +32,8 @@ class UnitOfWork:
         self.api_keys = ApiKeys(session)
         self.changes = Changes(session)
         self.proxies = Proxies(session)
+        self.decisions = Decisions(session)
+        self.traffic = Traffic(session)
 
     async def commit(self) -> None:
         """Makes what was done lasting."""

@@ -1,5 +1,6 @@
 """Queries about instances: what the API asks, and what the reconciler claims."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -51,6 +52,11 @@ class Instances:
         """The instance of this id, of whichever organization, that is not deleted."""
         row = await self._session.get(InstanceRow, instance_id)
         return _instance(row) if row and row.desired != Desired.DELETED else None
+
+    async def orgs(self, instance_ids: Collection[str]) -> dict[str, str]:
+        """The organization of each of these instances that there is, or was."""
+        query = select(InstanceRow.id, InstanceRow.org_id).where(col(InstanceRow.id).in_(instance_ids))
+        return dict((await self._session.exec(query)).all())
 
     async def name_taken(self, org_id: str, name: str) -> bool:
         """Whether an instance of the organization that is not deleted has this name."""

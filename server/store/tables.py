@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Column, Index, LargeBinary, MetaData, text
+from sqlalchemy import JSON, BigInteger, Column, Index, LargeBinary, MetaData, text
 from sqlmodel import Field, SQLModel
 
 from server.store.types import AutoId, UtcDateTime
@@ -123,6 +123,35 @@ class ChangeRow(Table, table=True):
     instance_id: str | None = None
     key_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)
     created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class DecisionRow(Table, table=True):
+    """One decision of the tunnel or the gateway. The record itself is the message that the API answers."""
+
+    __tablename__ = "decisions"
+    # The first index alone tells how much an organization has: the records themselves are not read for it.
+    __table_args__ = (Index("ix_decisions_org_id_at_size", "org_id", "at", "size"), Index("ix_decisions_at", "at"))
+
+    id: str = Field(primary_key=True)
+    # No foreign keys: a record outlives its instance.
+    org_id: str
+    instance_id: str
+    at: datetime = Field(sa_type=UtcDateTime)
+    size: int
+    record: bytes = Field(sa_type=LargeBinary)
+
+
+class TrafficRow(Table, table=True):
+    """How many requests were decided alike in one minute. An empty key or policy: none was accepted."""
+
+    __tablename__ = "traffic"
+
+    minute: datetime = Field(sa_type=UtcDateTime, primary_key=True)
+    instance_id: str = Field(primary_key=True)
+    key_id: str = Field(primary_key=True)
+    policy_id: str = Field(primary_key=True)
+    status: int = Field(primary_key=True)
+    requests: int = Field(sa_type=BigInteger)
 
 
 class ProxyRow(Table, table=True):

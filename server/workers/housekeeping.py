@@ -1,17 +1,29 @@
 """Throws away what nobody needs any more."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from server.services import decisions
 from server.services.identifiers import Clock
-from server.store.database import Database
+from server.store.database import Database, UnitOfWork
 
 # A proxy that was away longer than this forgets everything when it returns, whatever the log still has.
 KEEP_CHANGES = timedelta(hours=1)
+KEEP_TRAFFIC = timedelta(hours=24)
+# What the records of one organization may take. Strangers who are refused fill it, and must not fill the disk.
+ORG_RECORDS = 64 * 1024 * 1024
 EVERY_S = 600.0
+# Rows that one transaction drops: others want to write too. And how often in one round, which bounds it.
+ROWS = 2_000
+TIMES = 500
+
+Drop: TypeAlias = Callable[[UnitOfWork], Awaitable[int]]
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +38,30 @@ async def keep_house(database: Database, clock: Clock) -> None:
         await asyncio.sleep(EVERY_S)
 
 
-async def sweep(database: Database, clock: Clock) -> None:
-    """One round: drops old changes."""
+async def sweep(database: Database, clock: Clock, *, org_records: int = ORG_RECORDS, rows: int = ROWS) -> None:
+    """One round: drops old changes, old counts, and records that are old or too many."""
+    now = clock()
     async with database.write() as tx:
-        await tx.changes.forget(clock() - KEEP_CHANGES)
+        await tx.changes.forget(now - KEEP_CHANGES)
         await tx.commit()
+    await _drop(database, rows, lambda tx: tx.decisions.forget(now - decisions.KEEP, rows))
+    await _drop(database, rows, lambda tx: tx.traffic.forget(now - KEEP_TRAFFIC, rows))
+    async with database.read() as tx:
+        crowded = await tx.decisions.crowded(org_records)
+    for org_id in crowded:
+        log.warning("decisions.crowded", org_id=org_id, limit_bytes=org_records)
+        await _drop(database, rows, partial(_shrink, org_id=org_id, keep=org_records, rows=rows))
+
+
+async def _shrink(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:
+    return await tx.decisions.shrink(org_id, keep, rows)
+
+
+async def _drop(database: Database, rows: int, drop: Drop) -> None:
+    """Drops rows in small transactions until there are no more of them."""
+    for _ in range(TIMES):
+        async with database.write() as tx:
+            done = await drop(tx)
+            await tx.commit()
+        if done < rows:
+            return

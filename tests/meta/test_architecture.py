@@ -11,6 +11,7 @@ from tests.meta.source import CODE, Module, modules
 ALLOWED: dict[str, tuple[str, ...]] = {
     "server.domain": ("server.domain", "server.errors"),
     "server.errors": (),
+    "server.explanations": ("server.domain", "orch8cloud"),
     "server.identity": ("server.identity", "server.domain"),
     "server.logs": (),
     "server.tether": (),
@@ -35,7 +36,15 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.domain",
         "server.errors",
     ),
-    "server.rpc": ("server.rpc", "server.services", "server.store", "server.domain", "server.errors", "orch8cloud"),
+    "server.rpc": (
+        "server.rpc",
+        "server.services",
+        "server.store",
+        "server.domain",
+        "server.errors",
+        "server.explanations",
+        "orch8cloud",
+    ),
     "server.app": ("server", "orch8cloud"),
     "server.up": (
         "server.settings",
@@ -53,6 +62,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.domain",
         "server.configuration",
         "server.errors",
+        "server.explanations",
         "server.logs",
         "server.tether",
         "server.identity",

@@ -18,6 +18,7 @@ from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
 
 from server.app import running
 from server.domain.keys import digest
+from server.workers.housekeeping import sweep
 from tests.support import sessions
 from tests.support.calls import eventually, failure
 from tests.support.runtime import MemoryRuntime
@@ -128,6 +129,38 @@ async def test_key_is_found_by_digest_and_use_is_noted(channel: grpc.aio.Channel
     keys: Any = ApiKeysServiceStub(channel)
     (listed,) = (await keys.ListApiKeys(api_keys_pb2.ListApiKeysRequest(), metadata=OWNER)).api_keys
     assert listed.last_used_at.string_value == "2026-05-04T03:02:01Z"
+
+
+async def test_counts_are_kept_by_the_minute(tmp_path: Path) -> None:
+    now = datetime.now(UTC)
+    minute = now.replace(second=0, microsecond=0)
+    async with (
+        running(settings(tmp_path), MemoryRuntime()) as app,
+        grpc.aio.insecure_channel(str(app.address)) as channel,
+    ):
+        stub: Any = DataPlaneServiceStub(channel)
+        # The clock of a proxy may be fast: nothing happens in the future.
+        for at, requests in (
+            (now - timedelta(hours=1), 3),
+            (now, 4),
+            (now + timedelta(days=1), 5),
+            (now, 0),
+            (now, -7),
+        ):
+            stamp = Timestamp()
+            stamp.FromDatetime(at)
+            count = pb.TrafficCount(instance_id="i", policy_id="p", status=200, requests=requests, last_at=stamp)
+            for proxy_id in ("a", "b"):
+                report = pb.ReportTrafficRequest(proxy_id=proxy_id, counts=[count])
+                await stub.ReportTraffic(report, metadata=TOKEN)
+        async with app.database.read() as tx:
+            (recent,) = await tx.traffic.totals(["i"], minute)
+            (whole,) = await tx.traffic.totals(["i"], minute - timedelta(hours=2))
+        assert (recent.requests, whole.requests) == (18, 24)
+        assert (recent.key_id, recent.policy_id, recent.status) == (None, "p", 200)
+        await sweep(app.database, lambda: datetime.now(UTC) + timedelta(hours=25))
+        async with app.database.read() as tx:
+            assert await tx.traffic.totals(["i"], minute - timedelta(hours=2)) == []
 
 
 async def test_revocation_answers_after_every_proxy_has_acknowledged(channel: grpc.aio.Channel) -> None:

@@ -16,6 +16,7 @@ from server.store.instances import EngineKeys
 from server.store.organizations import Organization
 from server.store.sealing import SealBroken, Sealer
 from server.store.tables import metadata
+from server.store.traffic import Bucket
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 KEYS = EngineKeys(engine_key="engine-secret", encryption_key="ab" * 32)
@@ -191,6 +192,46 @@ async def test_last_use_of_a_key_never_goes_back(database: Database) -> None:
         found = await tx.api_keys.by_digest(bytes(32))
     assert found is not None
     assert found.last_used_at == NOW + timedelta(hours=1)
+
+
+def bucket(minute: datetime, requests: int, **changes: object) -> Bucket:
+    values: dict[str, object] = {
+        "minute": minute,
+        "instance_id": "inst_1",
+        "key_id": "key_1",
+        "policy_id": None,
+        "status": 200,
+        "requests": requests,
+    }
+    return Bucket(**(values | changes))  # type: ignore[arg-type]
+
+
+async def test_traffic_adds_up_whoever_reports_it(database: Database) -> None:
+    minute = NOW.replace(second=0, microsecond=0)
+
+    async def add(*found: Bucket) -> None:
+        async with database.write() as tx:
+            await tx.traffic.add(found)
+            await tx.commit()
+
+    later, denied = minute + timedelta(minutes=1), {"key_id": None, "status": 401}
+    await asyncio.gather(*(add(bucket(minute, 2), bucket(later, 1), bucket(minute, 2**31 - 1, **denied)) for _ in "ab"))
+    await add(bucket(minute, 5), bucket(minute, 5, policy_id="pol_1"), bucket(minute, 9, instance_id="inst_2"))
+    await add()
+    async with database.read() as tx:
+        found = await tx.traffic.totals(["inst_1"], minute)
+        assert {(one.key_id, one.policy_id, one.status): one.requests for one in found} == {
+            (None, None, 401): 2 * (2**31 - 1),
+            ("key_1", None, 200): 2 * 2 + 2 + 5,
+            ("key_1", "pol_1", 200): 5,
+        }
+        (newest,) = await tx.traffic.totals(["inst_1", "inst_2"], later)
+        assert newest.requests == 2
+    async with database.write() as tx:
+        assert await tx.traffic.forget(later, 3) == 3
+        assert await tx.traffic.forget(later, 3) == 1
+        assert await tx.traffic.forget(later, 3) == 0
+        assert await tx.traffic.totals(["inst_1", "inst_2"], minute) == [newest]
 
 
 async def test_naive_times_are_refused(database: Database) -> None:

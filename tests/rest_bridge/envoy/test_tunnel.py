@@ -4,6 +4,7 @@ from tests.rest_bridge.envoy.conftest import Edge
 from tests.rest_bridge.envoy.fakes import assert_error, get_raw
 from tests.rest_bridge.envoy.forgeries import FORGED, FORGED_ANSWER
 
+DECIDED = {"x-orch8-decision-id": "dec_1"}
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PASSING = {
@@ -242,12 +243,17 @@ async def test_the_gateway_takes_no_more_than_it_can_sign(edge: Edge) -> None:
     assert edge.decisions.asked == []
 
 
-async def test_an_engine_that_is_down_is_502(edge: Edge) -> None:
+async def test_an_engine_that_is_down_is_502_and_the_answer_names_the_decision(edge: Edge) -> None:
+    edge.decisions.more = DECIDED
     edge.decisions.upstream = "127.0.0.1:1"
     for path in ("/api/tunnel/inst_1/", "/api/gateway/inst_1/slug"):
-        assert_error(await edge.http.get(path), 502, "ENGINE_ERROR")
+        got = await edge.http.get(path)
+        assert_error(got, 502, "ENGINE_ERROR")
+        assert got.headers.get_list("x-orch8-decision-id") == ["dec_1"]
     edge.decisions.upstream = "no-such-host.invalid:1"
-    assert_error(await edge.http.get("/api/tunnel/inst_1/"), 502, "ENGINE_ERROR")
+    got = await edge.http.get("/api/tunnel/inst_1/")
+    assert_error(got, 502, "ENGINE_ERROR")
+    assert got.headers.get_list("x-orch8-decision-id") == ["dec_1"]
 
 
 async def test_tls_to_an_engine_is_verified(edge: Edge) -> None:
@@ -256,5 +262,8 @@ async def test_tls_to_an_engine_is_verified(edge: Edge) -> None:
     assert edge.engine.saw == []
 
 
-async def test_an_engine_that_is_silent_is_504(edge: Edge) -> None:
-    assert_error(await edge.http.get("/api/tunnel/inst_1/slow"), 504, "ENGINE_TIMEOUT")
+async def test_an_engine_that_is_silent_is_504_and_the_answer_names_the_decision(edge: Edge) -> None:
+    edge.decisions.more = DECIDED
+    got = await edge.http.get("/api/tunnel/inst_1/slow")
+    assert_error(got, 504, "ENGINE_TIMEOUT")
+    assert got.headers.get_list("x-orch8-decision-id") == ["dec_1"]

@@ -43,6 +43,7 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
         self.heartbeats = 0
         self.goodbyes = 0
         self.reports: list[pb.ReportTrafficRequest] = []
+        self.decisions: list[pb.ReportDecisionsRequest] = []
         self.key_reads = 0
         self.route_reads = 0
         self.tokens: set[str] = set()
@@ -107,6 +108,14 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
         self.reports.append(request)
         await self._tell()
         return pb.ReportTrafficResponse()
+
+    async def ReportDecisions(  # noqa: N802
+        self, request: pb.ReportDecisionsRequest, context: Any
+    ) -> pb.ReportDecisionsResponse:
+        await self._enter(context)
+        self.decisions.append(request)
+        await self._tell()
+        return pb.ReportDecisionsResponse()
 
     async def Watch(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.WatchRequest], context: Any

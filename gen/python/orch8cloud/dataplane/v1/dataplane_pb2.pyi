@@ -11,6 +11,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from orch8cloud.v1 import decisions_pb2 as _decisions_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -564,3 +565,80 @@ class ReportTrafficResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportTrafficResponse: _TypeAlias = ReportTrafficResponse  # noqa: Y015
+
+@_typing.final
+class ReportDecisionsRequest(_message.Message):
+    """Records since the proxy's last report."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROXY_ID_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    proxy_id: _builtins.str
+    """The proxy that decided."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[_decisions_pb2.Decision]:
+        """At most 1000, and well below 4 MiB together. Whose they are follows from their instance, as the server knows it."""
+
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedCompositeFieldContainer[Global___DroppedDecisions]:
+        """What was decided and not recorded, because there was too much of it. One row for each instance."""
+
+    def __init__(
+        self,
+        *,
+        proxy_id: _builtins.str = ...,
+        decisions: _abc.Iterable[_decisions_pb2.Decision] | None = ...,
+        dropped: _abc.Iterable[Global___DroppedDecisions] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "dropped", b"dropped", "proxy_id", b"proxy_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDecisionsRequest: _TypeAlias = ReportDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class DroppedDecisions(_message.Message):
+    """How many decisions about an instance were not recorded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """The instance that was called."""
+    decisions: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        decisions: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "instance_id", b"instance_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DroppedDecisions: _TypeAlias = DroppedDecisions  # noqa: Y015
+
+@_typing.final
+class ReportDecisionsResponse(_message.Message):
+    """Empty: the report was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportDecisionsResponse: _TypeAlias = ReportDecisionsResponse  # noqa: Y015

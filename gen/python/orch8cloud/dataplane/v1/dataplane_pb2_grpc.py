@@ -55,6 +55,11 @@ class DataPlaneServiceStub:
                 request_serializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficRequest.SerializeToString,
                 response_deserializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficResponse.FromString,
                 _registered_method=True)
+        self.ReportDecisions = channel.unary_unary(
+                '/orch8cloud.dataplane.v1.DataPlaneService/ReportDecisions',
+                request_serializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsRequest.SerializeToString,
+                response_deserializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsResponse.FromString,
+                _registered_method=True)
 
 
 class DataPlaneServiceServicer:
@@ -91,6 +96,14 @@ class DataPlaneServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportDecisions(self, request, context):
+        """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
+        cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DataPlaneServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -113,6 +126,11 @@ def add_DataPlaneServiceServicer_to_server(servicer, server):
                     servicer.ReportTraffic,
                     request_deserializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficRequest.FromString,
                     response_serializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficResponse.SerializeToString,
+            ),
+            'ReportDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportDecisions,
+                    request_deserializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsRequest.FromString,
+                    response_serializer=orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -224,6 +242,33 @@ class DataPlaneService:
             '/orch8cloud.dataplane.v1.DataPlaneService/ReportTraffic',
             orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficRequest.SerializeToString,
             orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportTrafficResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/orch8cloud.dataplane.v1.DataPlaneService/ReportDecisions',
+            orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsRequest.SerializeToString,
+            orch8cloud_dot_dataplane_dot_v1_dot_dataplane__pb2.ReportDecisionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -46,6 +46,10 @@ class DataPlaneServiceStub:
     """
     ReportTraffic: _grpc.UnaryUnaryMultiCallable[_dataplane_pb2.ReportTrafficRequest, _dataplane_pb2.ReportTrafficResponse]
     """Counts of decided requests. Losing a report loses counts, nothing else."""
+    ReportDecisions: _grpc.UnaryUnaryMultiCallable[_dataplane_pb2.ReportDecisionsRequest, _dataplane_pb2.ReportDecisionsResponse]
+    """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
+    cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
+    """
 
 @_typing.type_check_only
 class DataPlaneServiceAsyncStub(DataPlaneServiceStub):
@@ -63,6 +67,10 @@ class DataPlaneServiceAsyncStub(DataPlaneServiceStub):
     """
     ReportTraffic: _aio.UnaryUnaryMultiCallable[_dataplane_pb2.ReportTrafficRequest, _dataplane_pb2.ReportTrafficResponse]  # type: ignore[assignment]
     """Counts of decided requests. Losing a report loses counts, nothing else."""
+    ReportDecisions: _aio.UnaryUnaryMultiCallable[_dataplane_pb2.ReportDecisionsRequest, _dataplane_pb2.ReportDecisionsResponse]  # type: ignore[assignment]
+    """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
+    cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
+    """
 
 class DataPlaneServiceServicer(metaclass=_abc_1.ABCMeta):
     """Feeds the proxies, and hears from them."""
@@ -101,5 +109,15 @@ class DataPlaneServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_dataplane_pb2.ReportTrafficResponse, _abc.Awaitable[_dataplane_pb2.ReportTrafficResponse]]:
         """Counts of decided requests. Losing a report loses counts, nothing else."""
+
+    @_abc_1.abstractmethod
+    def ReportDecisions(
+        self,
+        request: _dataplane_pb2.ReportDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dataplane_pb2.ReportDecisionsResponse, _abc.Awaitable[_dataplane_pb2.ReportDecisionsResponse]]:
+        """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
+        cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
+        """
 
 def add_DataPlaneServiceServicer_to_server(servicer: DataPlaneServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
