@@ -44,7 +44,7 @@ def is_valid_name(name: str) -> bool:
 
 def header_text(text: str) -> bytes:
     """A text that callers choose, as a header value: whatever is not visible ASCII, and %, is percent-encoded."""
-    return quote(text, safe=_VISIBLE).encode()
+    return quote(text, safe=_VISIBLE, errors="surrogatepass").encode()
 
 
 def is_valid_value(value: str) -> bool:

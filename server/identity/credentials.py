@@ -26,7 +26,8 @@ NO_CREDENTIAL = NoCredential()
 UNKNOWN_KEY = UnknownKey()
 # Shorter than any issuer's keys are kept: a key that was withdrawn is noticed.
 REMEMBER_S = 30.0
-MAX_REMEMBERED = 20_000
+# Claims may be as large as a token may be, 16 KB.
+MAX_REMEMBERED = 5_000
 
 
 @dataclass(frozen=True, slots=True)

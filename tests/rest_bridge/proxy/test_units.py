@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rest_bridge.proxy.cache import Known, ServerAway
-from rest_bridge.proxy.headers import without_session
+from rest_bridge.proxy.headers import header_text, without_session
 from rest_bridge.proxy.lease import Lease, suspend_aware_clock
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.signing import signature
@@ -64,6 +64,20 @@ def test_paths_that_could_be_read_in_two_ways_are_refused(path: str) -> None:
 )
 def test_the_session_is_taken_out_of_the_cookies(cookies: list[bytes], left: bytes | None) -> None:
     assert without_session(cookies, b"s") == left
+
+
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ("repo:acme/app:ref:refs/heads/main", b"repo:acme/app:ref:refs/heads/main"),
+        ("a b\r\nx: 1", b"a%20b%0D%0Ax:%201"),
+        ("100%", b"100%25"),
+        ("ü", b"%C3%BC"),
+        ("lone \ud800", b"lone%20%ED%A0%80"),
+    ],
+)
+def test_a_text_that_callers_choose_becomes_one_header_value(text: str, header: bytes) -> None:
+    assert header_text(text) == header
 
 
 async def test_the_cache_is_bounded_and_asks_once() -> None:
