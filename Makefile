@@ -11,16 +11,21 @@ RUNTIME := $(VENV)/installed-runtime
 DEV := $(VENV)/installed-dev
 # More arguments for the product, such as: make up ARGS="--port 9000"
 ARGS ?=
+# Of load on each line of the benchmark's table
+BENCH_SECONDS ?= 10
 PROTOS = $(patsubst proto/%,--path %,$(shell find proto/orch8cloud -name '*.proto'))
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format lint types generate generated protos pytest baseline lock clean
+.PHONY: help up bench test check format lint types generate generated protos pytest baseline lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
 
 up: $(RUNTIME) ## Set everything up and run the product (more: make up ARGS="--help")
 	@exec $(BIN)/orch8-cloud up $(ARGS)
+
+bench: $(RUNTIME) ## Measure the gateway against bare Envoy (shorter: make bench BENCH_SECONDS=2)
+	@$(BIN)/python -m bench --seconds $(BENCH_SECONDS) $(ARGS)
 
 test: check pytest ## Set everything up and run every check
 

@@ -1,8 +1,10 @@
 """Queries about API keys."""
 
+from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import or_, update
+from sqlalchemy import insert, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -35,20 +37,11 @@ class ApiKeys:
 
     async def add(self, key: ApiKey) -> None:
         """Stores a new key."""
-        self._session.add(
-            ApiKeyRow(
-                id=key.id,
-                org_id=key.org_id,
-                instance_id=key.instance_id,
-                name=key.name,
-                environment=key.environment,
-                prefix=key.prefix,
-                sha256=key.sha256,
-                created_at=key.created_at,
-                expires_at=key.expires_at,
-            )
-        )
-        await self._session.flush()
+        await self.add_all([key])
+
+    async def add_all(self, keys: Sequence[ApiKey]) -> None:
+        """Stores new keys, at least one, in one step."""
+        await self._session.exec(insert(ApiKeyRow), params=[_values(key) for key in keys])
 
     async def revoke(self, key_id: str, now: datetime) -> None:
         """Marks a key as revoked."""
@@ -58,6 +51,21 @@ class ApiKeys:
         """Notes that a key was used; an older moment than the one known changes nothing."""
         older = or_(col(ApiKeyRow.last_used_at).is_(None), col(ApiKeyRow.last_used_at) < at)
         await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id, older).values(last_used_at=at))
+
+
+def _values(key: ApiKey) -> dict[str, Any]:
+    """The row of a new key."""
+    return {
+        "id": key.id,
+        "org_id": key.org_id,
+        "instance_id": key.instance_id,
+        "name": key.name,
+        "environment": key.environment,
+        "prefix": key.prefix,
+        "sha256": key.sha256,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+    }
 
 
 def _key(row: ApiKeyRow) -> ApiKey:

@@ -1,6 +1,9 @@
 """Queries about gateway policies."""
 
-from sqlalchemy import delete
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -29,29 +32,34 @@ class Policies:
 
     async def save(self, policy: Policy) -> None:
         """Stores a policy, new or changed."""
-        fields = policy.fields
-        secret = fields.trigger_secret
-        await self._session.merge(
-            PolicyRow(
-                id=policy.id,
-                instance_id=policy.instance_id,
-                slug=fields.slug,
-                provider=fields.provider,
-                audience=fields.audience,
-                issuer=fields.issuer,
-                allow=[dict(rule) for rule in fields.allow],
-                config=dict(fields.config),
-                trigger_secret=None if secret is None else self._sealer.seal(secret, _place(policy.id)),
-                enabled=fields.enabled,
-                created_at=policy.created_at,
-                updated_at=policy.updated_at,
-            )
-        )
+        await self._session.merge(PolicyRow(**self._values(policy)))
         await self._session.flush()
+
+    async def add_all(self, policies: Sequence[Policy]) -> None:
+        """Stores new policies, at least one, in one step."""
+        await self._session.exec(insert(PolicyRow), params=[self._values(policy) for policy in policies])
 
     async def delete(self, policy_id: str) -> None:
         """Removes a policy."""
         await self._session.exec(delete(PolicyRow).where(col(PolicyRow.id) == policy_id))
+
+    def _values(self, policy: Policy) -> dict[str, Any]:
+        fields = policy.fields
+        secret = fields.trigger_secret
+        return {
+            "id": policy.id,
+            "instance_id": policy.instance_id,
+            "slug": fields.slug,
+            "provider": fields.provider,
+            "audience": fields.audience,
+            "issuer": fields.issuer,
+            "allow": [dict(rule) for rule in fields.allow],
+            "config": dict(fields.config),
+            "trigger_secret": None if secret is None else self._sealer.seal(secret, _place(policy.id)),
+            "enabled": fields.enabled,
+            "created_at": policy.created_at,
+            "updated_at": policy.updated_at,
+        }
 
     def _policy(self, row: PolicyRow) -> Policy:
         secret = None if row.trigger_secret is None else self._sealer.open(row.trigger_secret, _place(row.id))

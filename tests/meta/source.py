@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CODE = ("server", "rest_bridge")
+CODE = ("server", "rest_bridge", "bench")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Desired, Instance, Phase, Region
+from server.domain.policies import Policy, PolicyFields
 from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
@@ -238,3 +239,32 @@ async def test_naive_times_are_refused(database: Database) -> None:
     async with database.write() as tx:
         with pytest.raises(StatementError, match="naive"):
             await tx.changes.append(datetime(2026, 1, 1), instance_id="x")  # noqa: DTZ001
+
+
+async def test_many_rows_that_are_added_at_once_come_back_as_they_went_in(database: Database) -> None:
+    await add(database, instance())
+    fields = PolicyFields(provider="api-key", slug="hook", allow=({"org_id": "org_one"},), trigger_secret="a-secret")
+    policies = [
+        Policy(id=f"pol_{number}", instance_id="inst_1", fields=fields, created_at=NOW, updated_at=NOW)
+        for number in range(3)
+    ]
+    keys = [
+        ApiKey(
+            id=f"key_{number}",
+            org_id="org_one",
+            name=f"key {number}",
+            environment="live",
+            prefix="orc8_live_abcdefgh",
+            sha256=bytes([number]) * 32,
+            created_at=NOW,
+            expires_at=NOW + timedelta(days=number) if number else None,
+        )
+        for number in range(3)
+    ]
+    async with database.write() as tx:
+        await tx.policies.add_all(policies)
+        await tx.api_keys.add_all(keys)
+        await tx.commit()
+    async with database.read() as tx:
+        assert await tx.policies.of_instance("inst_1") == policies[::-1]
+        assert await tx.api_keys.of_org("org_one") == keys[::-1]

@@ -1,0 +1,68 @@
+"""The whole benchmark, as `make bench` runs it, only short."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from tests.meta.source import ROOT
+from tests.support.calls import eventually
+from tests.support.stack import processes_naming
+
+NAMES = [
+    "upstream",
+    "bare-envoy",
+    "tunnel-api-key",
+    "tunnel-oidc",
+    "tunnel-api-key-3",
+    "tunnel-api-key-5",
+    "direct-api-key",
+]
+
+
+async def start(folder: Path) -> asyncio.subprocess.Process:
+    options = ("--seconds", "0.2", "--rounds", "1", "--keys", "3", "5", "--own-load")
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench", *options, "--results", str(folder / "results.json")),
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+
+
+async def test_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
+    process = await start(tmp_path)
+    printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert set(found) == {"machine", "rows"}
+    assert found["machine"]["generator"] == "bench/load.py"
+    assert [(row["name"], row["connections"]) for row in found["rows"]] == [
+        (name, connections) for name in NAMES for connections in (1, 32)
+    ]
+    bare = {row["connections"]: row["rps"] for row in found["rows"] if row["name"] == "bare-envoy"}
+    for row in found["rows"]:
+        assert set(row) == {"name", "connections", "rps", "p50_us", "p99_us", "of_bare_envoy"}
+        assert 0 < row["p50_us"] <= row["p99_us"]
+        assert abs(row["of_bare_envoy"] - row["rps"] / bare[row["connections"]]) < 0.01
+        assert row["name"] in printed
+    assert processes_naming(str(tmp_path)) == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+async def test_ends_with_all_that_it_started(tmp_path: Path) -> None:
+    process = await start(tmp_path)
+
+    async def has_started_a_server() -> bool:
+        return any("bench.control_plane" in command for command in processes_naming(str(tmp_path)).values())
+
+    await eventually(has_started_a_server, seconds=30)
+    process.send_signal(signal.SIGINT)
+    printed = (await process.communicate())[0].decode()
+    assert process.returncode == 130, printed
+    assert printed.endswith("bench: interrupted\n")
+    assert processes_naming(str(tmp_path)) == {}
+    assert list(tmp_path.iterdir()) == []
