@@ -122,13 +122,15 @@ def _settings(product: Product) -> dict[str, str]:
     """As `orch8-cloud up` connects the parts. The plan has no limits, so that no row is slowed down by one."""
     plans = product.folder / "plans.toml"
     plans.write_text(f"[free]\n[{PLAN}]\n")
-    server = f"unix:{product.folder / 'server.sock'}"
+    server, streams = (f"unix:{product.folder / name}.sock" for name in ("server", "streams"))
     return {
         "ORCH8_DATA_DIR": str(product.folder / "data"),
         "ORCH8_SERVER_LISTEN": server,
         "ORCH8_SERVER_ADDR": server,
         "ORCH8_PROXY_LISTEN": str(product.proxy),
         "ORCH8_PROXY_ADDR": str(product.proxy),
+        "ORCH8_STREAMS_LISTEN": streams,
+        "ORCH8_STREAMS_ADDR": streams,
         "ORCH8_LISTEN": str(product.edge),
         "ORCH8_EDGE_ADMIN_ADDR": f"unix:{product.folder / 'admin.sock'}",
         "ORCH8_ENVOY_CONCURRENCY": str(envoys.CONCURRENCY),
