@@ -46,7 +46,7 @@ class OuterProtocol(InnerProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes have come. What the parser keeps for later, such as half a header, is bounded."""
+        """Bytes have come. Those of a head or of trailers are bounded, half a header that the parser keeps included."""
         self._waiting += len(data)
         super().data_received(data)
         if self._waiting > heads.MAX_HEAD and not self.transport.is_closing():
@@ -61,6 +61,9 @@ class OuterProtocol(InnerProtocol):
     def on_message_begin(self) -> None:
         """A request begins."""
         self._in_head = True
+        if self.cycle is not None:
+            # What has just come may be the end of the request before: nobody can tell how much of it.
+            self._waiting = 0
         self._await_head()
         super().on_message_begin()
 
@@ -72,7 +75,6 @@ class OuterProtocol(InnerProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; what comes behind the body, a trailer, is none and ends here, as it does at Envoy."""
-        self._waiting = 0
         if not self._in_head:
             return
         if len(self.headers) > heads.MAX_HEADERS:
