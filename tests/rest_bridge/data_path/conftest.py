@@ -24,7 +24,7 @@ IDLE = 1.5
 PATHS = ("direct", "envoy")
 
 
-@dataclass
+@dataclass(repr=False)
 class World:
     """The server and the engines that both paths share, and the port of each path."""
 
