@@ -7,7 +7,7 @@ _TARGET = re.compile(
     rb"/api/(?:tunnel/(inst_[a-z0-9]{1,40})(?:/(.*))?|gateway/(inst_[a-z0-9]{1,40})/([A-Za-z0-9._~-]{1,255}))",
     re.DOTALL,
 )
-_FORBIDDEN = re.compile(rb"%2f|%5c|%00|\x00", re.IGNORECASE)
+_FORBIDDEN = re.compile(rb"%2f|%5c|\x00", re.IGNORECASE)
 _NEEDS_WORK = re.compile(rb"/\.|[%\\\"<>^`{|}]")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})|(%)")
 _UNRESERVED = re.compile(rb"[A-Za-z0-9._~-]")
@@ -54,6 +54,8 @@ def normalize(path: bytes) -> bytes:
     if not _NEEDS_WORK.search(path):
         return path
     plain = _DOTS_WITH_PARAMETERS.sub(rb"\1", path)
+    if b"%00" in plain:
+        raise BadPath
     return _without_dots(_escaped_once(plain.replace(b"\\", b"/")))
 
 

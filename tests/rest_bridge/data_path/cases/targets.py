@@ -106,6 +106,7 @@ PATHS = [
             "/api/tunnel/inst_" + "a" * 41,
             "/api/tunnel/../x",
             f"{PLAIN}/../..",
+            f"{PLAIN}/..;%00",
             "/api/gateway/inst_hooks",
             "/api/gateway/inst_hooks/",
             "/api/gateway/inst_hooks/plain/",
