@@ -42,7 +42,7 @@ TOKEN_POLICIES = st.fixed_dictionaries(
         "allow": ALLOW,
         "audience": st.sampled_from([None, None, "one", "two"]),
     }
-).map(lambda policy: {**policy, "issuer": ISSUERS[policy["provider"]]})
+).map(lambda policy: {**policy, "issuer": ISSUERS[str(policy["provider"])]})
 POLICIES = st.lists(st.one_of(PLAIN_POLICIES, TOKEN_POLICIES), max_size=4)
 
 KEYS = st.fixed_dictionaries(

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from rest_bridge.proxy import http_protocol
 from tests.rest_bridge.data_path.cases.case import AS_KEY, BY_KEY, HOOK, PLAIN
@@ -150,8 +151,8 @@ async def test_a_websocket_echoes_both_ways(world: World, origin: str) -> None:
     forged = {"x-gateway-subject": "evil", "x_api_key": "evil", "cookie": "sb-orch8-auth-token=x; a=1"}
     headers = {**AUTHORIZED, **forged, "x-tenant-id": "mine"}
     async with connect(
-        f"ws://{origin}/socket?x=1", additional_headers=headers, subprotocols=["chat"], proxy=None
-    ) as socket:  # type: ignore[list-item]
+        f"ws://{origin}/socket?x=1", additional_headers=headers, subprotocols=[Subprotocol("chat")], proxy=None
+    ) as socket:
         assert socket.subprotocol == "chat"
         await socket.send("hello")
         assert await socket.recv() == "hello"
