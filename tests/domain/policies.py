@@ -18,7 +18,7 @@ GLOBS = st.builds(
 )
 CONDITIONS = st.one_of(SCALARS, GLOBS, st.lists(st.one_of(SCALARS, GLOBS), min_size=1, max_size=3))
 RULES = st.dictionaries(st.sampled_from(CLAIM_NAMES), CONDITIONS, min_size=1, max_size=3)
-ALLOW = st.lists(RULES, max_size=2)
+ALLOW = st.one_of(st.just([]), st.lists(RULES, max_size=2))
 SLUGS = st.sampled_from([None, None, "hook"])
 
 VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=3))
@@ -43,7 +43,7 @@ TOKEN_POLICIES = st.fixed_dictionaries(
         "audience": st.sampled_from([None, None, "one", "two"]),
     }
 ).map(lambda policy: {**policy, "issuer": ISSUERS[str(policy["provider"])]})
-POLICIES = st.lists(st.one_of(PLAIN_POLICIES, TOKEN_POLICIES), max_size=4)
+POLICIES = st.lists(st.one_of(PLAIN_POLICIES, TOKEN_POLICIES, TOKEN_POLICIES), max_size=5)
 
 KEYS = st.fixed_dictionaries(
     {
@@ -59,9 +59,8 @@ TOKENS = st.builds(
         "claims": {**claims, "iss": issuer, **({} if audience is None else {"aud": audience})},
     },
     CLAIMS,
-    st.sampled_from([*ISSUERS.values(), "https://stranger.example.com"]),
+    st.sampled_from([*ISSUERS.values(), *ISSUERS.values(), "https://stranger.example.com"]),
     AUDIENCES,
 )
-CALLERS = st.one_of(
-    st.just({"kind": "none"}), st.just({"kind": "unknown key"}), st.just({"kind": "bad token"}), KEYS, TOKENS
-)
+BAD = st.sampled_from([{"kind": "none"}, {"kind": "unknown key"}, {"kind": "bad token"}])
+CALLERS = st.one_of(BAD, KEYS, KEYS, TOKENS, TOKENS, TOKENS)

@@ -24,7 +24,7 @@ from tests.domain.policies import CALLERS, CLAIMS, ISSUERS, POLICIES, RULES
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 TARGET = Target(instance_id="inst_a", org_id="org_a")
-BOUNDED = settings(derandomize=True, deadline=None, max_examples=400)
+BOUNDED = settings(derandomize=True, deadline=None, max_examples=600)
 
 
 def guard(number: int, policy: Any) -> Guard:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from orch8cloud.v1 import api_keys_pb2, instances_pb2
 from orch8cloud.v1 import policies_pb2 as pb
@@ -200,6 +200,7 @@ TOKENS_OF_SOME = st.lists(TOKENS, min_size=1, max_size=2)
     derandomize=True,
     deadline=None,
     max_examples=EXAMPLES,
+    phases=[Phase.explicit, Phase.generate],  # each example is a dialogue with a server: too slow to be made smaller
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(policies=POLICIES, names=st.sets(st.sampled_from(KEY_NAMES), min_size=2, max_size=3), tokens=TOKENS_OF_SOME)
