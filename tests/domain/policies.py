@@ -1,5 +1,7 @@
 """Random policies and callers, small enough that they often meet."""
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 ORGS = ("org_a", "org_b", "org_c")
@@ -64,3 +66,15 @@ TOKENS = st.builds(
 )
 BAD = st.sampled_from([{"kind": "none"}, {"kind": "unknown key"}, {"kind": "bad token"}])
 CALLERS = st.one_of(BAD, KEYS, KEYS, TOKENS, TOKENS, TOKENS)
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> tuple[Any, Any, str | None]:
+    """Policies, a caller whose issuer is mostly one of theirs, and a slug that is mostly one of theirs too."""
+    policies = draw(POLICIES)
+    caller = draw(CALLERS)
+    slug = draw(st.sampled_from([policy["slug"] for policy in policies] or [None]))
+    issuers = [policy["issuer"] for policy in policies if "issuer" in policy and policy["slug"] == slug]
+    if caller["kind"] == "token" and issuers and draw(st.integers(0, 4)):
+        caller = {**caller, "claims": {**caller["claims"], "iss": draw(st.sampled_from(issuers))}}
+    return policies, caller, draw(st.sampled_from([slug, slug, slug, None, "hook"]))

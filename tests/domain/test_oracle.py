@@ -20,7 +20,7 @@ from server.domain.decisions import (
 )
 from server.domain.rules import evaluate, violations
 from tests.domain import oracle
-from tests.domain.policies import CALLERS, CLAIMS, ISSUERS, POLICIES, RULES
+from tests.domain.policies import CLAIMS, ISSUERS, RULES, situations
 
 NOW = datetime(2026, 1, 15, tzinfo=UTC)
 TARGET = Target(instance_id="inst_a", org_id="org_a")
@@ -67,8 +67,9 @@ def decided(policies: Any, caller: Any, slug: str | None) -> str:
 
 
 @BOUNDED
-@given(policies=POLICIES, caller=CALLERS, slug=st.sampled_from([None, "hook"]))
-def test_the_decision_is_the_contracts(policies: Any, caller: Any, slug: str | None) -> None:
+@given(situation=situations())
+def test_the_decision_is_the_contracts(situation: Any) -> None:
+    policies, caller, slug = situation
     expected = oracle.verdict(policies, caller, slug=slug, org=TARGET.org_id, instance=TARGET.instance_id)
     assert decided(policies, caller, slug) == expected
 
