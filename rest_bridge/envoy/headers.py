@@ -3,6 +3,7 @@
 from itertools import product
 
 from rest_bridge.envoy.fragments import Json, extension, set_headers
+from rest_bridge.reserved import OURS, SPOOFS
 
 # What the decision tells Envoy, and no engine may see.
 CLUSTER = "x-orch8-cluster"
@@ -19,26 +20,6 @@ PATH = "x-orch8-path"
 
 # Marks Envoy's own answer to a gRPC request where no gRPC is served; see no_grpc.lua. It never leaves.
 NO_GRPC = "x-orch8-no-grpc"
-
-OURS = ("x-gateway-", "x-orch8-", "fly-", "x-envoy-")
-SPOOFS = (
-    "x-api-key",
-    "x-caller-signature",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-server",
-    "x-real-ip",
-    "x-original-url",
-    "x-rewrite-url",
-    "forwarded",
-    "true-client-ip",
-    "cf-connecting-ip",
-    "proxy-authorization",
-    "proxy-authenticate",
-    "keep-alive",
-    "trailer",
-)
 
 # What the proxy needs to decide; method, path, host and authorization are always sent.
 ASKED_WITH = (
@@ -76,7 +57,15 @@ REFUSED_WITH = ("content-type", "www-authenticate", "retry-after", DECISION_ID)
 ALLOWED_WITH = (DECISION_ID,)
 
 # What Envoy or the decision added on the way, and what ends at each hop.
-NOT_FOR_ENGINES = (CLUSTER, UPSTREAM, "x-envoy-internal", "x-envoy-external-address", "te")
+NOT_FOR_ENGINES = (
+    CLUSTER,
+    UPSTREAM,
+    "x-envoy-internal",
+    "x-envoy-external-address",
+    "te",
+    "expect",
+    "http2-settings",
+)
 # What an engine may not say to a caller, besides all that is ours. The request id that a caller sees is the edge's.
 NOT_FROM_ENGINES = (
     "x-api-key",

@@ -18,6 +18,7 @@ from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
 from rest_bridge.proxy.direct_app import DirectApp
 from rest_bridge.proxy.forward import Forwarder, open_session
+from rest_bridge.proxy.http_protocol import protocol
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
@@ -172,7 +173,7 @@ def new_server(app: App, *, direct: bool) -> Server:
     return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=protocol(direct=direct),
             ws="websockets-sansio" if direct else "none",
             ws_max_size=MAX_MESSAGE,
             ws_per_message_deflate=False,

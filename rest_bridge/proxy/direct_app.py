@@ -15,12 +15,15 @@ from rest_bridge.proxy.asgi import (
 )
 from rest_bridge.proxy.decider import DECISION_HEADER, Decider, new_decision_id
 from rest_bridge.proxy.forward import Forwarder
-from rest_bridge.proxy.headers import REQUEST_ID, Headers, get_all
+from rest_bridge.proxy.headers import REQUEST_ID, Headers, get_all, with_origin
 from rest_bridge.proxy.refusals import GATEWAY_LIMIT, Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.targets import BadPath, PathTarget, normalize, parse
 from rest_bridge.proxy.trail import Trail
 from rest_bridge.proxy.websocket import WebSocketForwarder
+
+_GRPC = b"application/grpc"
+_GRPC_WEB = b"application/grpc-web"
 
 
 class DirectApp:
@@ -39,7 +42,7 @@ class DirectApp:
         is_http = scope["type"] == "http"
         if is_http and await answer_probe(scope["path"], send, ready=self._knowledge.is_fresh()):
             return
-        request_id = _request_id(scope)
+        request_id = _identify(scope)
         decision = ((DECISION_HEADER, new_decision_id()), (REQUEST_ID, request_id))
         try:
             refused = await self._serve(scope, receive, send, decision)
@@ -56,6 +59,8 @@ class DirectApp:
             return refusals.bad_path()
         if target is None:
             return refusals.no_such_path()
+        if (refused := _not_carried(scope, target)) is not None:
+            return refused
         try:
             body = await _signed_body(scope, receive, target)
         except BodyTooLarge:
@@ -79,14 +84,24 @@ class DirectApp:
         )
 
 
-def _request_id(scope: Scope) -> bytes:
-    """The caller's own id of the request, or a new one, which the engine and the caller then both see."""
-    given = get_all(scope["headers"], REQUEST_ID)
-    if given:
-        return given[0]
-    made = os.urandom(16).hex().encode()
-    scope["headers"] = [*scope["headers"], (REQUEST_ID, made)]
-    return made
+def _identify(scope: Scope) -> bytes:
+    """Puts into the headers who calls, and the request's id: the caller's own, or a new one, which all then see."""
+    client = scope.get("client")
+    scheme = "https" if scope["scheme"] in ("https", "wss") else "http"
+    headers = with_origin(scope["headers"], client[0] if client else None, scheme)
+    given = [value for value in get_all(headers, REQUEST_ID) if value]
+    request_id = b",".join(given) or os.urandom(16).hex().encode()
+    scope["headers"] = [*(header for header in headers if header[0] != REQUEST_ID), (REQUEST_ID, request_id)]
+    return request_id
+
+
+def _not_carried(scope: Scope, target: PathTarget) -> Refusal | None:
+    """What Envoy does not carry either: WebSockets on the gateway, whose body is signed, and gRPC."""
+    if scope["type"] == "websocket":
+        return None if target.slug is None else refusals.bad_request("upgrade")
+    kinds = get_all(scope["headers"], b"content-type")
+    is_grpc = any(kind.startswith(_GRPC) and not kind.startswith(_GRPC_WEB) for kind in kinds)
+    return refusals.bad_request("content-type") if is_grpc else None
 
 
 async def _signed_body(scope: Scope, receive: Receive, target: PathTarget) -> bytes | None:

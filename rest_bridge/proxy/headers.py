@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 from urllib.parse import quote
 
+from rest_bridge.reserved import OURS, SPOOFS
+
 Header: TypeAlias = tuple[bytes, bytes]
 Headers: TypeAlias = Sequence[Header]
 
@@ -22,6 +24,8 @@ HOP_BY_HOP = frozenset(
     }
 )
 SIGNATURE = b"x-orch8-signature"
+_FORWARDED_FOR = b"x-forwarded-for"
+_FORWARDED_PROTO = b"x-forwarded-proto"
 REQUEST_ID = b"x-request-id"
 # The cookies of Supabase's first clients, which the server still takes: bare tokens.
 OLDEST_SESSION = (b"sb-access-token", b"sb-refresh-token")
@@ -29,7 +33,8 @@ OLDEST_SESSION = (b"sb-access-token", b"sb-refresh-token")
 # Set by the client library on the way to the engine, or answered by the proxy itself.
 _OURS_TO_WRITE = frozenset({b"host", b"content-length", b"expect", b"http2-settings"})
 _DROPPED = HOP_BY_HOP | _OURS_TO_WRITE | {b"authorization"}
-_INTERNAL = (b"x-gateway-", b"x-orch8-", b"x-envoy-", b"fly-")
+_INTERNAL = tuple(prefix.encode() for prefix in OURS)
+_SPOOFS = frozenset(name.encode() for name in SPOOFS)
 # Envoy joins two Cookie headers with a comma, where one header has semicolons.
 _COOKIES = re.compile(rb"[;,]\s*(?=[^=;,\s]+=)|;")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
@@ -52,6 +57,14 @@ def is_valid_value(value: str) -> bool:
     return _VALUE.fullmatch(value) is not None
 
 
+def with_origin(headers: Headers, client: str | None, scheme: str) -> list[Header]:
+    """The headers with who calls at the end of x-forwarded-for, and how in x-forwarded-proto."""
+    before = get_all(headers, _FORWARDED_FOR)
+    others = [header for header in headers if header[0] not in (_FORWARDED_FOR, _FORWARDED_PROTO)]
+    chain = b",".join([*before, client.encode()] if client else before)
+    return [*others, *([(_FORWARDED_FOR, chain)] if chain else []), (_FORWARDED_PROTO, scheme.encode())]
+
+
 def get_all(headers: Headers, name: bytes) -> list[bytes]:
     """Every value of a header, in order."""
     return [value for key, value in headers if key == name]
@@ -59,12 +72,12 @@ def get_all(headers: Headers, name: bytes) -> list[bytes]:
 
 def to_engine(headers: Headers, *, removed: Iterable[bytes], added: Headers) -> list[Header]:
     """The caller's headers as the engine sees them; `added` ones replace the caller's of the same name."""
-    dropped = _DROPPED | _named_in_connection(headers) | set(removed) | {name for name, _ in added}
+    dropped = _DROPPED | set(removed) | {name for name, _ in added}
     keeps_signature = SIGNATURE not in dropped
     kept = [
         (name, value)
         for name, value in headers
-        if name not in dropped and (not _is_internal(name) or (keeps_signature and name == SIGNATURE))
+        if name not in dropped and (not _is_forged(name) or (keeps_signature and name == SIGNATURE))
     ]
     kept += added
     return kept
@@ -102,6 +115,10 @@ def _named_in_connection(headers: Headers) -> set[bytes]:
 
 
 def _is_internal(name: bytes) -> bool:
+    return name.startswith(_INTERNAL) or name == b"x-api-key"
+
+
+def _is_forged(name: bytes) -> bool:
     # Some programs read x_gateway_subject as x-gateway-subject.
     name = name.replace(b"_", b"-")
-    return name.startswith(_INTERNAL) or name == b"x-api-key"
+    return name.startswith(_INTERNAL) or name in _SPOOFS

@@ -1,7 +1,7 @@
 """The answers of the proxy itself: what it says, in the contract's one error shape, when a request does not pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rest_bridge.errors import error_body, http_status
 from rest_bridge.proxy.headers import Header
@@ -15,6 +15,19 @@ _NOT_READY_HINTS = {
     "provisioning": "It is still starting; try again in a moment.",
     "resuming": "It is still starting; try again in a moment.",
     "failed": "It did not start; create another.",
+}
+# Statuses of HTTP itself, for which the error table has no row.
+REQUEST_TIMEOUT = 408
+HEAD_TOO_LARGE = 431
+_BAD_REQUESTS = {
+    "request": "The request cannot be read: its method, path, headers or framing are no valid HTTP. Correct it.",
+    "host": "The request names no host, or one that can be none. Send a Host header with the name.",
+    "path": "The request's target must be a path, or an http:// address, without a fragment.",
+    "connection": "The Connection header names headers that may not end here, or too many. Name fewer.",
+    "upgrade": "This path takes no such upgrade. Send a plain request, or to the tunnel a WebSocket handshake.",
+    "content-type": "This path takes no gRPC. Send the request as JSON, with the content type application/json.",
+    "transfer-encoding": "Transfer-Encoding can only be chunked here. Send the body in chunks or with its length.",
+    "method": "CONNECT is not served: this is no forward proxy. Call a path of the API.",
 }
 
 
@@ -57,9 +70,27 @@ def bad_path() -> Refusal:
     """A path that could be read in two ways."""
     return refusal(
         "INVALID_ARGUMENT",
-        "The path contains an escaped slash, a backslash or a NUL. Send it without.",
+        "The path contains an escaped slash, an escaped backslash or a NUL. Send it without.",
         {"field": "path"},
     )
+
+
+def bad_request(field: str) -> Refusal:
+    """What is no good HTTP, or cannot be carried. `field`: a key of _BAD_REQUESTS."""
+    return refusal("INVALID_ARGUMENT", _BAD_REQUESTS[field], {"field": field})
+
+
+def head_too_large(limit: int, count: int) -> Refusal:
+    """More headers, or larger ones, than anybody needs. `limit` is in bytes."""
+    message = f"The headers are larger than {limit // 1024} KiB or more than {count}. Send fewer."
+    found = refusal("INVALID_ARGUMENT", message, {"field": "headers"})
+    return replace(found, status=HEAD_TOO_LARGE)
+
+
+def too_late() -> Refusal:
+    """The head of a request did not arrive in time."""
+    found = refusal("INVALID_ARGUMENT", "The request did not arrive in time. Send it again, without pauses.")
+    return replace(found, status=REQUEST_TIMEOUT)
 
 
 def no_such_instance(instance_id: str) -> Refusal:

@@ -34,7 +34,7 @@ def key_message(key: str, fields: Mapping[str, Any]) -> pb.Key:
 
 
 def route_message(instance_id: str, instance: Instance, *, engine_port: int) -> pb.Route:
-    port = engine_port if instance.engine == "up" else unused_port()
+    port = unused_port() if instance.engine == "refusing" else engine_port
     upstream = {"host": "127.0.0.1", "port": port, "engine_key": cases.ENGINE_KEY}
     policies = [{"policy_id": f"pol_{number}", **policy} for number, policy in enumerate(instance.policies)]
     route = {"instance_id": instance_id, "org_id": "org_a", "status": instance.status, "policies": policies}
