@@ -197,3 +197,9 @@ async def test_naive_times_are_refused(database: Database) -> None:
     async with database.write() as tx:
         with pytest.raises(StatementError, match="naive"):
             await tx.changes.append(datetime(2026, 1, 1), instance_id="x")  # noqa: DTZ001
+
+
+async def test_what_was_committed_survives_a_power_cut(database: Database) -> None:
+    """SQLite promises that for synchronous = FULL (2) only; a revocation that has answered must stand."""
+    async with database.engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one() == 2
