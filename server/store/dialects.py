@@ -1,5 +1,7 @@
 """Where SQLite and Postgres differ. Nothing else in the project asks which of the two it is."""
 
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from sqlalchemy import event
@@ -18,6 +20,15 @@ def create_engine(url: str) -> AsyncEngine:
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
+    """What one who writes enters first. To be entered again and again.
+
+    SQLite has one writer at a time, and those who wait look again now and then: under load one of many waits for too
+    long and fails. In this process, which is the only one, they queue up instead. Postgres needs none of it.
+    """
+    return asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
