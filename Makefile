@@ -14,7 +14,7 @@ ARGS ?=
 PROTOS = $(patsubst proto/%,--path %,$(shell find proto/orch8cloud -name '*.proto'))
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check format lint types generate generated protos pytest baseline lock clean
+.PHONY: help up test chaos check format lint types generate generated protos pytest baseline lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -23,6 +23,10 @@ up: $(RUNTIME) ## Set everything up and run the product (more: make up ARGS="--h
 	@exec $(BIN)/orch8-cloud up $(ARGS)
 
 test: check pytest ## Set everything up and run every check
+
+chaos: $(DEV) ## Prove "at once" for minutes: parts killed, halted, cut off (CHAOS_SECONDS, CHAOS_RESTRICTIONS, CHAOS_SEED)
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-200} CHAOS_RESTRICTIONS=$${CHAOS_RESTRICTIONS:-1500} \
+		$(BIN)/python -m pytest -q -s tests/chaos $(ARGS)
 
 check: format lint types generated protos ## Run every check but the tests
 

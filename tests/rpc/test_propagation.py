@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,12 @@ class GatedDatabase(Database):
         self.holds = False
         self.held, self.go_on = asyncio.Event(), asyncio.Event()
 
-    def write(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        holds, self.holds = self.holds, False
-        return self._held_write() if holds else super().write()
-
     @asynccontextmanager
-    async def _held_write(self) -> AsyncIterator[UnitOfWork]:
-        self.held.set()
-        await self.go_on.wait()
+    async def write(self) -> AsyncIterator[UnitOfWork]:
+        holds, self.holds = self.holds, False
+        if holds:
+            self.held.set()
+            await self.go_on.wait()
         async with super().write() as tx:
             yield tx
 
