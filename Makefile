@@ -16,7 +16,7 @@ BENCH_SECONDS ?= 10
 PROTOS = $(patsubst proto/%,--path %,$(shell find proto/orch8cloud -name '*.proto'))
 
 .DEFAULT_GOAL := help
-.PHONY: help up bench test check format lint types generate generated protos pytest baseline lock clean
+.PHONY: help up bench test chaos check format lint types generate generated protos pytest baseline lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -28,6 +28,10 @@ bench: $(RUNTIME) ## Measure the gateway against bare Envoy (shorter: make bench
 	@$(BIN)/python -m bench --seconds $(BENCH_SECONDS) $(ARGS)
 
 test: check pytest ## Set everything up and run every check
+
+chaos: $(DEV) ## Prove "at once" for minutes: parts killed, halted, cut off (CHAOS_SECONDS, CHAOS_RESTRICTIONS, CHAOS_SEED)
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-200} CHAOS_RESTRICTIONS=$${CHAOS_RESTRICTIONS:-1500} \
+		$(BIN)/python -m pytest -q -s tests/chaos $(ARGS)
 
 check: format lint types generated protos ## Run every check but the tests
 

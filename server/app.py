@@ -51,6 +51,7 @@ from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
 from server.store.sealing import Sealer
+from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
 from server.workers.reconcile import Reconciler
 
@@ -105,7 +106,8 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
         app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
         await app.propagation.start()
         await app.server.start()
-        jobs = (asyncio.create_task(app.reconciler.run()), asyncio.create_task(keep_house(database, utc_now)))
+        work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
+        jobs = [asyncio.create_task(one) for one in work]
         await set_serving(app.health)
         for switch in settings.switches():
             log.warning("development_switch_is_on", switch=switch)

@@ -8,6 +8,7 @@ from rest_bridge.envoy.clusters import DNS_CACHE, PROXY
 from rest_bridge.envoy.descriptors import descriptor_set, public_services
 from rest_bridge.envoy.fragments import LUA, Json, duration, extension, lua, lua_string, typed
 from rest_bridge.envoy.limits import Limits
+from rest_bridge.envoy.local_replies import RETRY_AFTER
 from rest_bridge.errors import error_body
 
 CORS = "envoy.filters.http.cors"
@@ -116,7 +117,10 @@ def with_body(limits: Limits) -> Json:
 def transcoded() -> Json:
     """Gives a transcoded answer its HTTP status, headers and form."""
     fault = error_body("INTERNAL", "A fault of ours. Quote this answer's x-request-id to support.").decode()
-    return lua("transcoded.lua", FAULT=lua_string(fault))
+    told = "The control plane has just stopped. Ask whether the change was made before you try again."
+    stopped = error_body("UNAVAILABLE", told, retry_after=RETRY_AFTER).decode()
+    texts = {"FAULT": lua_string(fault), "STOPPED": lua_string(stopped)}
+    return lua("transcoded.lua", **texts, RETRY_AFTER=str(RETRY_AFTER))
 
 
 def buffer(limits: Limits) -> Json:

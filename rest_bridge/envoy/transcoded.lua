@@ -2,6 +2,7 @@
 
 local GRPC = {"grpc-status", "grpc-message", "grpc-encoding", "grpc-accept-encoding", "grpc-status-details-bin"}
 local FAULT = {{FAULT}}
+local STOPPED = {{STOPPED}}
 
 function envoy_on_response(handle)
   local headers = handle:headers()
@@ -20,6 +21,14 @@ function envoy_on_response(handle)
     if status ~= "200" and string.find(exact, "^[45]%d%d$") then
       headers:replace(":status", exact)
     end
+  end
+  -- CANCELLED, though the caller is still there: gRPC's own word for a call that meets a server which stops.
+  if status == "499" then
+    headers:replace(":status", "503")
+    headers:replace("content-type", "application/json")
+    headers:replace("retry-after", "{{RETRY_AFTER}}")
+    handle:body(true):setBytes(STOPPED)
+    return
   end
   if status ~= "200" then
     return

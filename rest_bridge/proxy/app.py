@@ -13,7 +13,7 @@ import aiohttp
 import uvicorn
 from structlog.typing import FilteringBoundLogger
 
-from rest_bridge.proxy.asgi import App, Message, Receive, Scope, Send, answer
+from rest_bridge.proxy.asgi import ENGINE_ASKED, App, Message, Receive, Scope, Send, answer
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
 from rest_bridge.proxy.direct_app import DirectApp
@@ -24,7 +24,7 @@ from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
 from rest_bridge.proxy.processor import Processor
 from rest_bridge.proxy.records import Records
-from rest_bridge.proxy.refusals import internal
+from rest_bridge.proxy.refusals import internal, stopped
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
 from rest_bridge.proxy.streams import Streams
@@ -151,6 +151,12 @@ class _Guarded:
 
         try:
             await self._app(scope, receive, watched_send)
+        except asyncio.CancelledError:
+            # The drain is over. Without an answer uvicorn makes up one of its own.
+            if scope["type"] == "http" and not started:
+                end = stopped(engine_asked=scope.get(ENGINE_ASKED, False))
+                await answer(send, end.status, list(end.headers), end.body)
+            raise
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the cause
             number = f"req_{secrets.token_hex(8)}"
             self._log.exception("fault", request_id=number)

@@ -13,6 +13,10 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
+# Set in the scope of a request once it is on its way to an engine.
+ENGINE_ASKED = "orch8.engine_asked"
+
+
 class CallerGone(Exception):
     """The caller hung up."""
 

@@ -4,6 +4,7 @@ import os
 
 from rest_bridge.proxy import refusals
 from rest_bridge.proxy.asgi import (
+    ENGINE_ASKED,
     BodyTooLarge,
     CallerGone,
     Receive,
@@ -74,6 +75,7 @@ class DirectApp:
         verdict = await self._decider.decide(trail, scope["headers"], body or b"")
         if isinstance(verdict, Refusal):
             return verdict
+        scope[ENGINE_ASKED] = True
         path = target.engine_path
         if scope["type"] == "websocket":
             return await self._websockets.forward(

@@ -175,6 +175,15 @@ def too_slow() -> Refusal:
     return refusal("ENGINE_TIMEOUT", "The engine did not answer in time. Try again, or check what it is busy with.")
 
 
+def stopped(*, engine_asked: bool) -> Refusal:
+    """This proxy ends, and the request with it."""
+    if engine_asked:
+        message = "The service stopped before the engine had answered. Ask whether it acted before you try again."
+        return refusal("ENGINE_ERROR", message)
+    message = "The service stopped before it had decided about this request. Try again in a moment."
+    return refusal("DATA_PLANE_NOT_READY", message, retry_after=RETRY_AFTER)
+
+
 def internal(request_id: str) -> Refusal:
     """A fault of ours."""
     message = f"Something went wrong here. Quote {request_id} to support."

@@ -24,6 +24,8 @@ REPLAY = 1_000
 PAGE = 1_000
 # Proxies ask for more time every second.
 SILENT_S = 3.0
+# How much slower than ours a proxy's clock may run: twice what NTP does to a clock that it corrects (500 ppm).
+DRIFT = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,11 @@ class Heartbeat:
 
 
 Message = Welcome | Heartbeat | Change
+
+
+def serving_time(proxy: KnownProxy) -> float:
+    """Seconds of our clock for which a proxy that falls silent may serve what it knows."""
+    return proxy.stale_limit_ms / 1000 * (1 + DRIFT)
 
 
 class Overrun(Exception):
@@ -63,7 +70,7 @@ class WatchSession:
     @property
     def serves_until(self) -> float:
         """The latest moment (monotonic) at which it can still serve what it knew, if it stays silent from now on."""
-        return self._heard + self.proxy.stale_limit_ms / 1000
+        return self._heard + serving_time(self.proxy)
 
     def silent_for(self, now: float) -> float:
         """Seconds since the proxy was heard last."""
@@ -115,6 +122,8 @@ class Propagation:
         self._silent: dict[str, float] = {}
         self._version = 0
         self._publishing = asyncio.Lock()
+        # Who is remembered durably, and who is in the two tables above, change together.
+        self._membership = asyncio.Lock()
         self._progress = asyncio.Event()
 
     async def start(self) -> None:
@@ -123,7 +132,7 @@ class Propagation:
             self._version = await tx.changes.latest()
             known = await tx.proxies.all()
         now = self._monotonic()
-        self._silent = {proxy.id: now + proxy.stale_limit_ms / 1000 for proxy in known}
+        self._silent = {proxy.id: now + serving_time(proxy) for proxy in known}
 
     def stop(self) -> None:
         """Ends every stream: the proxies go on alone and look for the next server."""
@@ -140,11 +149,12 @@ class Propagation:
         """Admits a proxy that said hello. It is remembered durably before it may serve anything."""
         proxy = KnownProxy(id=proxy_id, stale_limit_ms=stale_limit_ms, seen_at=self._clock())
         session = WatchSession(proxy, self._monotonic)
-        async with self._database.write() as tx:
-            await tx.proxies.save(proxy)
-            await tx.commit()
-        async with self._publishing:
-            await self._welcome(session, since)
+        async with self._membership:
+            async with self._database.write() as tx:
+                await tx.proxies.save(proxy)
+                await tx.commit()
+            async with self._publishing:
+                await self._welcome(session, since)
         return session
 
     async def _welcome(self, session: WatchSession, since: int) -> None:
@@ -237,14 +247,21 @@ class Propagation:
 
     async def _forget_expired(self) -> None:
         now = self._monotonic()
-        for proxy_id in [proxy_id for proxy_id, until in self._silent.items() if until <= now]:
+        expired = [proxy_id for proxy_id, until in self._silent.items() if until <= now]
+        # All at once: while one is forgotten durably, another may come back, and fall silent again.
+        for proxy_id in expired:
             del self._silent[proxy_id]
+        for proxy_id in expired:
             await self._forget(proxy_id)
 
     async def _forget(self, proxy_id: str) -> None:
-        async with self._database.write() as tx:
-            await tx.proxies.remove(proxy_id)
-            await tx.commit()
+        """Forgets a proxy durably, unless it has come back meanwhile: the next server would not wait for it."""
+        async with self._membership:
+            if proxy_id in self._sessions or proxy_id in self._silent:
+                return
+            async with self._database.write() as tx:
+                await tx.proxies.remove(proxy_id)
+                await tx.commit()
 
     def _wake(self) -> None:
         self._progress.set()

@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import READ_ONLY
+from server.store.dialects import READ_ONLY, writers_turn
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -46,12 +46,13 @@ class Database:
     def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
         self.engine = engine
         self._sealer = sealer
+        self._turn = writers_turn(engine)
         self._reader = engine.execution_options(**{READ_ONLY: True})
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that may write. On SQLite writers wait for each other."""
-        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+        """A transaction that may write. On SQLite writers wait for each other, first come, first served."""
+        async with self._turn, AsyncSession(self.engine, expire_on_commit=False) as session:
             yield UnitOfWork(session, self._sealer)
 
     @asynccontextmanager

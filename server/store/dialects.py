@@ -1,5 +1,7 @@
 """Where SQLite and Postgres differ. Nothing else in the project asks which of the two it is."""
 
+import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from sqlalchemy import event
@@ -9,7 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 READ_ONLY = "orch8_read_only"
-PRAGMAS = ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=5000", "foreign_keys=ON")
+# FULL: in WAL mode, NORMAL may lose the last commits with the power, and a revocation that has answered must stand.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON")
 
 
 def create_engine(url: str) -> AsyncEngine:
@@ -26,6 +29,15 @@ def insert(session: AsyncSession, table: Any) -> "sqlite.Insert | postgresql.Ins
     if session.get_bind().dialect.name == "sqlite":
         return sqlite.insert(table)
     return postgresql.insert(table)
+
+
+def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
+    """What one who writes enters first. To be entered again and again.
+
+    SQLite has one writer at a time, and those who wait look again now and then: under load one of many waits for too
+    long and fails. In this process, which is the only one, they queue up instead. Postgres needs none of it.
+    """
+    return asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

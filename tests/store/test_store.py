@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError, StatementError
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Desired, Instance, Phase, Region
 from server.domain.policies import Policy, PolicyFields
-from server.store import migrate
+from server.store import dialects, migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
 from server.store.instances import EngineKeys
@@ -268,3 +268,24 @@ async def test_many_rows_that_are_added_at_once_come_back_as_they_went_in(databa
     async with database.read() as tx:
         assert await tx.policies.of_instance("inst_1") == policies[::-1]
         assert await tx.api_keys.of_org("org_one") == keys[::-1]
+
+
+async def test_writers_queue_up_and_none_of_them_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite itself would turn away who has waited for the busy timeout, which a loaded machine reaches."""
+    monkeypatch.setattr(dialects, "PRAGMAS", ("journal_mode=WAL", "busy_timeout=0"))
+    async with Database(create_engine(f"sqlite+aiosqlite:///{tmp_path}/orch8.db"), Sealer(bytes(32))) as database:
+        await migrate.upgrade(database.engine)
+
+        async def write(number: int) -> int:
+            async with database.write() as tx:
+                change = await tx.changes.append(NOW, instance_id=f"inst_{number}")
+                await tx.commit()
+            return change.version
+
+        assert await asyncio.gather(*(write(number) for number in range(20))) == list(range(1, 21))
+
+
+async def test_what_was_committed_survives_a_power_cut(database: Database) -> None:
+    """SQLite promises that for synchronous = FULL (2) only; a revocation that has answered must stand."""
+    async with database.engine.connect() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one() == 2

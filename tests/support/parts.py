@@ -5,6 +5,7 @@ import base64
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,11 +14,21 @@ from tests.support.stack import free_port
 
 
 class Parts:
-    """Server, proxy, edge and a direct proxy on Unix sockets and free ports of one folder."""
+    """Server, proxy, edge and direct proxies on Unix sockets and free ports of one folder.
 
-    def __init__(self, folder: Path) -> None:
+    `settings` are for all of them; `own` for one part alone, by its name.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        own: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
         self.folder = folder
         self.port, self.direct_port = free_port(), free_port()
+        self._own = own or {}
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._environment = {
             "ORCH8_DATA_DIR": str(folder / "data"),
@@ -33,6 +44,7 @@ class Parts:
             "ORCH8_SECRET_KEY": base64.b64encode(bytes(32)).decode(),
             "ORCH8_SUPABASE_JWT_SECRET": sessions.SECRET,
             "ORCH8_STALE_LIMIT": "30",
+            **(settings or {}),
         }
 
     @property
@@ -44,11 +56,12 @@ class Parts:
         return f"http://127.0.0.1:{self.direct_port}"
 
     async def start(self, *names: str) -> None:
-        """Starts parts: serve, proxy, edge, direct."""
+        """Starts parts: serve, proxy, edge, direct; more direct proxies have their address in `own`."""
         for name in names:
-            arguments, more = [name], {}
-            if name == "direct":
-                arguments, more = ["proxy", "--direct"], {"ORCH8_PROXY_LISTEN": f"127.0.0.1:{self.direct_port}"}
+            arguments, more = [name], dict(self._own.get(name, {}))
+            if name.startswith("direct"):
+                arguments = ["proxy", "--direct"]
+                more.setdefault("ORCH8_PROXY_LISTEN", f"127.0.0.1:{self.direct_port}")
             with (self.folder / f"{name}.log").open("ab") as log:
                 self._processes[name] = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "server", *arguments),
@@ -63,7 +76,7 @@ class Parts:
         process = self._processes.pop(name)
         with suppress(ProcessLookupError):
             process.send_signal(number)
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return await process.wait()
 
     def halt(self, name: str) -> None:
@@ -73,6 +86,10 @@ class Parts:
     def go_on(self, name: str) -> None:
         """Lets a part go on that was halted."""
         self._processes[name].send_signal(signal.SIGCONT)
+
+    def is_running(self, name: str) -> bool:
+        """Whether a part was started and has not ended, by itself or otherwise."""
+        return name in self._processes and self._processes[name].returncode is None
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()

@@ -2,12 +2,13 @@ import asyncio
 import gzip
 import json
 
+import grpc
 import pytest
 from google.protobuf.struct_pb2 import NULL_VALUE, Value
 from orch8cloud.v1 import api_keys_pb2, instances_pb2, system_pb2
 
 from tests.rest_bridge.envoy.conftest import ORIGIN, Edge
-from tests.rest_bridge.envoy.fakes import answering, assert_error, failing, get_raw, send_raw
+from tests.rest_bridge.envoy.fakes import Context, answering, assert_error, failing, get_raw, send_raw
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -189,6 +190,18 @@ async def test_the_server_learns_the_path_and_only_from_us(edge: Edge, asked: st
     metadata = edge.server.seen[-1][2]
     assert metadata["x-orch8-path"] == seen
     assert "x_orch8_path" not in metadata
+
+
+async def test_call_that_meets_a_server_which_stops_is_told_so(edge: Edge) -> None:
+    """grpc.aio answers it with a bare CANCELLED, for which the error table has no row."""
+
+    async def stopping(_request: object, context: Context) -> None:
+        await context.abort(grpc.StatusCode.CANCELLED, "CANCELLED")
+
+    edge.server.answers["CreateInstance"] = stopping
+    got = await edge.http.post("/api/instances", json={"name": "x"})
+    assert_error(got, 503, "UNAVAILABLE")
+    assert got.headers["retry-after"] == "2"
 
 
 async def test_readiness_is_told_soon(edge: Edge) -> None:

@@ -7,12 +7,13 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
 from tests.rest_bridge.proxy import cases
 from tests.rest_bridge.proxy.conftest import Client, World
-from tests.rest_bridge.proxy.fake_engine import MIB
+from tests.rest_bridge.proxy.fake_engine import MIB, FakeEngine
 from tests.rest_bridge.proxy.fake_server import TOKEN
 
 RUN = """
@@ -53,6 +54,30 @@ async def test_it_serves_a_unix_socket_and_stops_with_a_goodbye(world: World, tm
         assert await asyncio.wait_for(proxy.wait(), 5) == 0
         assert world.service.goodbyes == 1
         assert not path.exists()
+
+
+async def test_what_is_under_way_when_it_stops_is_answered_in_the_contracts_shape(
+    world: World, engine: FakeEngine, tmp_path: Path
+) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"never whole"
+        reading.set()
+        await asyncio.Event().wait()
+
+    async def call(method: str, path: str, data: Any = None) -> tuple[int, str]:
+        headers = dict([cases.bearer(cases.KEY)])
+        async with client.request(method, path, headers=headers, data=data) as answer:
+            return answer.status, (await answer.json())["details"][0]["reason"]
+
+    reading = asyncio.Event()
+    async with process(world, tmp_path / "proxy.sock") as (proxy, client):
+        await client.until_ready()
+        carried = asyncio.create_task(call("GET", "/api/tunnel/inst_plain/silent"))
+        undecided = asyncio.create_task(call("POST", "/api/gateway/inst_plain/hook", endless()))
+        await asyncio.gather(engine.reached.wait(), reading.wait())
+        proxy.terminate()
+        assert await carried == (502, "ENGINE_ERROR")
+        assert await undecided == (503, "DATA_PLANE_NOT_READY")
 
 
 async def test_it_holds_no_body_in_memory(world: World, tmp_path: Path) -> None:
