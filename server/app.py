@@ -140,7 +140,7 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(SystemService(database=database, propagation=propagation)),
-        dataplane=DataPlaneServicer(DataPlane(database=database), propagation),
+        dataplane=DataPlaneServicer(DataPlane(database=database, plans=plans), propagation),
     )
     server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
     return App(

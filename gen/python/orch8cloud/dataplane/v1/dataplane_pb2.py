@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'orch8cloud/dataplane/v1/dataplane.proto\x12\x17orch8cloud.dataplane.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x0fGetRouteRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"\xa9\x01\n\x05Route\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x33\n\x08upstream\x18\x04 \x01(\x0b\x32!.orch8cloud.dataplane.v1.Upstream\x12\x36\n\x08policies\x18\x05 \x03(\x0b\x32$.orch8cloud.dataplane.v1.RoutePolicy\"\xb8\x01\n\x08Upstream\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0b\n\x03tls\x18\x03 \x01(\x08\x12\x12\n\nengine_key\x18\x04 \x01(\t\x12?\n\x07headers\x18\x05 \x03(\x0b\x32..orch8cloud.dataplane.v1.Upstream.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x02\n\x0bRoutePolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\x04slug\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x15\n\x08\x61udience\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06issuer\x18\x05 \x01(\tH\x02\x88\x01\x01\x12)\n\x05\x61llow\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12\'\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x0etrigger_secret\x18\x08 \x01(\tH\x03\x88\x01\x01\x42\x07\n\x05_slugB\x0b\n\t_audienceB\t\n\x07_issuerB\x11\n\x0f_trigger_secret\"\x1f\n\rGetKeyRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"\xbf\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x18\n\x0binstance_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12.\n\nrevoked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_instance_id\"\xb4\x01\n\x0cWatchRequest\x12\x34\n\x05hello\x18\x01 \x01(\x0b\x32#.orch8cloud.dataplane.v1.ProxyHelloH\x00\x12\x17\n\racked_version\x18\x02 \x01(\x03H\x00\x12\x13\n\theartbeat\x18\x03 \x01(\x03H\x00\x12\x38\n\x07goodbye\x18\x04 \x01(\x0b\x32%.orch8cloud.dataplane.v1.ProxyGoodbyeH\x00\x42\x06\n\x04kind\"M\n\nProxyHello\x12\x10\n\x08proxy_id\x18\x01 \x01(\t\x12\x16\n\x0estale_limit_ms\x18\x02 \x01(\x05\x12\x15\n\rsince_version\x18\x03 \x01(\x03\"\x0e\n\x0cProxyGoodbye\"\x96\x01\n\rWatchResponse\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.orch8cloud.dataplane.v1.ServerHelloH\x00\x12\x31\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x1f.orch8cloud.dataplane.v1.ChangeH\x00\x12\x13\n\theartbeat\x18\x03 \x01(\x03H\x00\x42\x06\n\x04kind\"-\n\x0bServerHello\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\"Q\n\x06\x43hange\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x15\n\x0binstance_id\x18\x02 \x01(\tH\x00\x12\x14\n\nkey_sha256\x18\x03 \x01(\x0cH\x00\x42\t\n\x07subject\"_\n\x14ReportTrafficRequest\x12\x10\n\x08proxy_id\x18\x01 \x01(\t\x12\x35\n\x06\x63ounts\x18\x02 \x03(\x0b\x32%.orch8cloud.dataplane.v1.TrafficCount\"\xb8\x01\n\x0cTrafficCount\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x06key_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tpolicy_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12\x10\n\x08requests\x18\x05 \x01(\x05\x12+\n\x07last_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07_key_idB\x0c\n\n_policy_id\"\x17\n\x15ReportTrafficResponse2\x84\x03\n\x10\x44\x61taPlaneService\x12T\n\x08GetRoute\x12(.orch8cloud.dataplane.v1.GetRouteRequest\x1a\x1e.orch8cloud.dataplane.v1.Route\x12N\n\x06GetKey\x12&.orch8cloud.dataplane.v1.GetKeyRequest\x1a\x1c.orch8cloud.dataplane.v1.Key\x12Z\n\x05Watch\x12%.orch8cloud.dataplane.v1.WatchRequest\x1a&.orch8cloud.dataplane.v1.WatchResponse(\x01\x30\x01\x12n\n\rReportTraffic\x12-.orch8cloud.dataplane.v1.ReportTrafficRequest\x1a..orch8cloud.dataplane.v1.ReportTrafficResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'orch8cloud/dataplane/v1/dataplane.proto\x12\x17orch8cloud.dataplane.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x0fGetRouteRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"\xda\x01\n\x05Route\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x33\n\x08upstream\x18\x04 \x01(\x0b\x32!.orch8cloud.dataplane.v1.Upstream\x12\x36\n\x08policies\x18\x05 \x03(\x0b\x32$.orch8cloud.dataplane.v1.RoutePolicy\x12/\n\x06limits\x18\x06 \x01(\x0b\x32\x1f.orch8cloud.dataplane.v1.Limits\"\x95\x01\n\x06Limits\x12\x33\n\x0corganization\x18\x01 \x01(\x0b\x32\x1d.orch8cloud.dataplane.v1.Rate\x12*\n\x03key\x18\x02 \x01(\x0b\x32\x1d.orch8cloud.dataplane.v1.Rate\x12\x19\n\x0copen_streams\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_open_streams\")\n\x04Rate\x12\x12\n\nper_second\x18\x01 \x01(\x05\x12\r\n\x05\x62urst\x18\x02 \x01(\x05\"\xb8\x01\n\x08Upstream\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0c\n\x04port\x18\x02 \x01(\x05\x12\x0b\n\x03tls\x18\x03 \x01(\x08\x12\x12\n\nengine_key\x18\x04 \x01(\t\x12?\n\x07headers\x18\x05 \x03(\x0b\x32..orch8cloud.dataplane.v1.Upstream.HeadersEntry\x1a.\n\x0cHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x96\x02\n\x0bRoutePolicy\x12\x11\n\tpolicy_id\x18\x01 \x01(\t\x12\x11\n\x04slug\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x15\n\x08\x61udience\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x13\n\x06issuer\x18\x05 \x01(\tH\x02\x88\x01\x01\x12)\n\x05\x61llow\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.ListValue\x12\'\n\x06\x63onfig\x18\x07 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x1b\n\x0etrigger_secret\x18\x08 \x01(\tH\x03\x88\x01\x01\x42\x07\n\x05_slugB\x0b\n\t_audienceB\t\n\x07_issuerB\x11\n\x0f_trigger_secret\"\x1f\n\rGetKeyRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\"\xbf\x01\n\x03Key\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0e\n\x06org_id\x18\x02 \x01(\t\x12\x18\n\x0binstance_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06prefix\x18\x04 \x01(\t\x12.\n\nrevoked_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_instance_id\"\xb4\x01\n\x0cWatchRequest\x12\x34\n\x05hello\x18\x01 \x01(\x0b\x32#.orch8cloud.dataplane.v1.ProxyHelloH\x00\x12\x17\n\racked_version\x18\x02 \x01(\x03H\x00\x12\x13\n\theartbeat\x18\x03 \x01(\x03H\x00\x12\x38\n\x07goodbye\x18\x04 \x01(\x0b\x32%.orch8cloud.dataplane.v1.ProxyGoodbyeH\x00\x42\x06\n\x04kind\"M\n\nProxyHello\x12\x10\n\x08proxy_id\x18\x01 \x01(\t\x12\x16\n\x0estale_limit_ms\x18\x02 \x01(\x05\x12\x15\n\rsince_version\x18\x03 \x01(\x03\"\x0e\n\x0cProxyGoodbye\"\xa7\x01\n\rWatchResponse\x12\x35\n\x05hello\x18\x01 \x01(\x0b\x32$.orch8cloud.dataplane.v1.ServerHelloH\x00\x12\x31\n\x06\x63hange\x18\x02 \x01(\x0b\x32\x1f.orch8cloud.dataplane.v1.ChangeH\x00\x12\x13\n\theartbeat\x18\x03 \x01(\x03H\x00\x12\x0f\n\x07proxies\x18\x04 \x01(\x05\x42\x06\n\x04kind\"-\n\x0bServerHello\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\r\n\x05reset\x18\x02 \x01(\x08\"Q\n\x06\x43hange\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12\x15\n\x0binstance_id\x18\x02 \x01(\tH\x00\x12\x14\n\nkey_sha256\x18\x03 \x01(\x0cH\x00\x42\t\n\x07subject\"_\n\x14ReportTrafficRequest\x12\x10\n\x08proxy_id\x18\x01 \x01(\t\x12\x35\n\x06\x63ounts\x18\x02 \x03(\x0b\x32%.orch8cloud.dataplane.v1.TrafficCount\"\xb8\x01\n\x0cTrafficCount\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x13\n\x06key_id\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x16\n\tpolicy_id\x18\x03 \x01(\tH\x01\x88\x01\x01\x12\x0e\n\x06status\x18\x04 \x01(\x05\x12\x10\n\x08requests\x18\x05 \x01(\x05\x12+\n\x07last_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07_key_idB\x0c\n\n_policy_id\"\x17\n\x15ReportTrafficResponse2\x84\x03\n\x10\x44\x61taPlaneService\x12T\n\x08GetRoute\x12(.orch8cloud.dataplane.v1.GetRouteRequest\x1a\x1e.orch8cloud.dataplane.v1.Route\x12N\n\x06GetKey\x12&.orch8cloud.dataplane.v1.GetKeyRequest\x1a\x1c.orch8cloud.dataplane.v1.Key\x12Z\n\x05Watch\x12%.orch8cloud.dataplane.v1.WatchRequest\x1a&.orch8cloud.dataplane.v1.WatchResponse(\x01\x30\x01\x12n\n\rReportTraffic\x12-.orch8cloud.dataplane.v1.ReportTrafficRequest\x1a..orch8cloud.dataplane.v1.ReportTrafficResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,35 +38,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETROUTEREQUEST']._serialized_start=131
   _globals['_GETROUTEREQUEST']._serialized_end=169
   _globals['_ROUTE']._serialized_start=172
-  _globals['_ROUTE']._serialized_end=341
-  _globals['_UPSTREAM']._serialized_start=344
-  _globals['_UPSTREAM']._serialized_end=528
-  _globals['_UPSTREAM_HEADERSENTRY']._serialized_start=482
-  _globals['_UPSTREAM_HEADERSENTRY']._serialized_end=528
-  _globals['_ROUTEPOLICY']._serialized_start=531
-  _globals['_ROUTEPOLICY']._serialized_end=809
-  _globals['_GETKEYREQUEST']._serialized_start=811
-  _globals['_GETKEYREQUEST']._serialized_end=842
-  _globals['_KEY']._serialized_start=845
-  _globals['_KEY']._serialized_end=1036
-  _globals['_WATCHREQUEST']._serialized_start=1039
-  _globals['_WATCHREQUEST']._serialized_end=1219
-  _globals['_PROXYHELLO']._serialized_start=1221
-  _globals['_PROXYHELLO']._serialized_end=1298
-  _globals['_PROXYGOODBYE']._serialized_start=1300
-  _globals['_PROXYGOODBYE']._serialized_end=1314
-  _globals['_WATCHRESPONSE']._serialized_start=1317
-  _globals['_WATCHRESPONSE']._serialized_end=1467
-  _globals['_SERVERHELLO']._serialized_start=1469
-  _globals['_SERVERHELLO']._serialized_end=1514
-  _globals['_CHANGE']._serialized_start=1516
-  _globals['_CHANGE']._serialized_end=1597
-  _globals['_REPORTTRAFFICREQUEST']._serialized_start=1599
-  _globals['_REPORTTRAFFICREQUEST']._serialized_end=1694
-  _globals['_TRAFFICCOUNT']._serialized_start=1697
-  _globals['_TRAFFICCOUNT']._serialized_end=1881
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=1883
-  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=1906
-  _globals['_DATAPLANESERVICE']._serialized_start=1909
-  _globals['_DATAPLANESERVICE']._serialized_end=2297
+  _globals['_ROUTE']._serialized_end=390
+  _globals['_LIMITS']._serialized_start=393
+  _globals['_LIMITS']._serialized_end=542
+  _globals['_RATE']._serialized_start=544
+  _globals['_RATE']._serialized_end=585
+  _globals['_UPSTREAM']._serialized_start=588
+  _globals['_UPSTREAM']._serialized_end=772
+  _globals['_UPSTREAM_HEADERSENTRY']._serialized_start=726
+  _globals['_UPSTREAM_HEADERSENTRY']._serialized_end=772
+  _globals['_ROUTEPOLICY']._serialized_start=775
+  _globals['_ROUTEPOLICY']._serialized_end=1053
+  _globals['_GETKEYREQUEST']._serialized_start=1055
+  _globals['_GETKEYREQUEST']._serialized_end=1086
+  _globals['_KEY']._serialized_start=1089
+  _globals['_KEY']._serialized_end=1280
+  _globals['_WATCHREQUEST']._serialized_start=1283
+  _globals['_WATCHREQUEST']._serialized_end=1463
+  _globals['_PROXYHELLO']._serialized_start=1465
+  _globals['_PROXYHELLO']._serialized_end=1542
+  _globals['_PROXYGOODBYE']._serialized_start=1544
+  _globals['_PROXYGOODBYE']._serialized_end=1558
+  _globals['_WATCHRESPONSE']._serialized_start=1561
+  _globals['_WATCHRESPONSE']._serialized_end=1728
+  _globals['_SERVERHELLO']._serialized_start=1730
+  _globals['_SERVERHELLO']._serialized_end=1775
+  _globals['_CHANGE']._serialized_start=1777
+  _globals['_CHANGE']._serialized_end=1858
+  _globals['_REPORTTRAFFICREQUEST']._serialized_start=1860
+  _globals['_REPORTTRAFFICREQUEST']._serialized_end=1955
+  _globals['_TRAFFICCOUNT']._serialized_start=1958
+  _globals['_TRAFFICCOUNT']._serialized_end=2142
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_start=2144
+  _globals['_REPORTTRAFFICRESPONSE']._serialized_end=2167
+  _globals['_DATAPLANESERVICE']._serialized_start=2170
+  _globals['_DATAPLANESERVICE']._serialized_end=2558
 # @@protoc_insertion_point(module_scope)
