@@ -19,6 +19,7 @@ from rest_bridge.proxy.decider import Decider
 from rest_bridge.proxy.direct_app import DirectApp
 from rest_bridge.proxy.forward import Forwarder, open_session
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
+from rest_bridge.proxy.limits import Limiter
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
 from rest_bridge.proxy.refusals import internal
@@ -85,7 +86,11 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     traffic = Traffic(calls.report)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     decider = Decider(
-        knowledge=knowledge, tokens=Tokens(issuers), traffic=traffic, session_cookie=settings.session_cookie
+        knowledge=knowledge,
+        tokens=Tokens(issuers),
+        traffic=traffic,
+        limiter=Limiter(clock=clock),
+        session_cookie=settings.session_cookie,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
     app: App = DecideApp(decider=decider, knowledge=knowledge)

@@ -11,6 +11,7 @@ from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.credentials import SeveralCredentials, bearer
 from rest_bridge.proxy.entries import Route, Upstream
 from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
+from rest_bridge.proxy.limits import Limiter, Standing
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.signing import signed_headers
@@ -27,11 +28,15 @@ RUNNING = "running"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
-    """The request passes: where to, with which headers set, and which of the caller's removed."""
+    """The request passes: where to, with which headers set, and which of the caller's removed.
+
+    The answer carries `answer_headers` too.
+    """
 
     upstream: Upstream
     added: Sequence[Header] = field(repr=False)
     removed: tuple[bytes, ...]
+    answer_headers: Headers = ()
 
 
 def new_decision_id() -> bytes:
@@ -47,10 +52,13 @@ def new_trace() -> bytes:
 class Decider:
     """Decides, from memory where it can."""
 
-    def __init__(self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, session_cookie: str) -> None:
+    def __init__(
+        self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, limiter: Limiter, session_cookie: str
+    ) -> None:
         self._knowledge = knowledge
         self._tokens = tokens
         self._traffic = traffic
+        self._limiter = limiter
         self._session_cookie = session_cookie.encode()
 
     async def decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
@@ -82,9 +90,10 @@ class Decider:
         decision = decide(
             target=route.target, guards=guards, credential=credential, now=datetime.fromtimestamp(now, UTC)
         )
-        answer = self._answer(path, route, guards, decision, headers, body) or refusals.not_let_in(
-            decision, credential, had_token=token is not None
-        )
+        if decision.allowed:
+            answer = self._answer(path, route, guards, decision, credential, headers, body)
+        else:
+            answer = refusals.not_let_in(decision, credential, had_token=token is not None)
         self._count(path, decision, credential, answer, now)
         return answer
 
@@ -94,14 +103,16 @@ class Decider:
         route: Route,
         guards: Sequence[Guard],
         decision: Decision,
+        credential: Credential,
         headers: Headers,
         body: bytes,
-    ) -> Admission | Refusal | None:
-        """None where the decision is against the caller."""
-        if not decision.allowed:
-            return None
+    ) -> Admission | Refusal:
+        """The answer to a caller whom the decision lets in."""
         if route.upstream is None or route.status != RUNNING:
             return refusals.not_running(path.instance_id, route.status)
+        standing = self._charge(route, credential)
+        if standing is not None and standing.retry_after:
+            return refusals.too_many(standing)
         added: list[Header] = [
             (b"x-gateway-provider", (decision.provider or "").encode()),
             (b"x-gateway-subject", header_text(decision.subject or "")),
@@ -115,7 +126,12 @@ class Decider:
             removed.append(SIGNATURE)
         elif secret := _trigger_secret(decision.guard, guards):
             added += signed_headers(secret, body)
-        return Admission(upstream=route.upstream, added=added, removed=tuple(removed))
+        told = standing.headers if standing is not None else ()
+        return Admission(upstream=route.upstream, added=added, removed=tuple(removed), answer_headers=told)
+
+    def _charge(self, route: Route, credential: Credential) -> Standing | None:
+        key_id = credential.key_id if isinstance(credential, KeyCredential) else None
+        return self._limiter.charge(route.target.org_id, key_id, route.limits, proxies=self._knowledge.proxies)
 
     def _cookies(self, headers: Headers, added: list[Header], removed: list[bytes]) -> None:
         others = without_session(get_all(headers, b"cookie"), self._session_cookie)

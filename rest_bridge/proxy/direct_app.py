@@ -67,13 +67,13 @@ class DirectApp:
         verdict = await self._decider.decide(target, scope["headers"], body or b"")
         if isinstance(verdict, Refusal):
             return verdict
-        path = target.engine_path
+        path, told = target.engine_path, (*decision, *verdict.answer_headers)
         if scope["type"] == "websocket":
             return await self._websockets.forward(
-                scope, receive, send, admission=verdict, engine_path=path, answer_headers=decision
+                scope, receive, send, admission=verdict, engine_path=path, answer_headers=told
             )
         return await self._forwarder.forward(
-            scope, receive, send, admission=verdict, engine_path=path, body=body, answer_headers=decision
+            scope, receive, send, admission=verdict, engine_path=path, body=body, answer_headers=told
         )
 
 

@@ -11,6 +11,7 @@ from orch8cloud.dataplane.v1 import dataplane_pb2
 
 from rest_bridge.proxy.headers import Headers, is_valid_name, is_valid_value
 from server.domain.decisions import Guard, KeyCredential, Target, guards_for
+from server.domain.plans import Rate, TrafficLimits
 from server.domain.providers import PROVIDERS, issuer_of
 from server.domain.rules import violations
 
@@ -46,6 +47,7 @@ class Route:
     upstream: Upstream | None
     tunnel: tuple[Guard, ...]
     gateway: Mapping[str, tuple[Guard, ...]]
+    limits: TrafficLimits
 
     def guards(self, slug: str | None) -> tuple[Guard, ...]:
         """The policies that protect a slug, or the tunnel. Empty: no such gateway endpoint."""
@@ -62,6 +64,7 @@ def route_from(message: dataplane_pb2.Route) -> Route:
         upstream=_upstream(message.upstream) if message.HasField("upstream") else None,
         tunnel=guards_for(guards, None),
         gateway={slug: guards_for(guards, slug) for slug in slugs},
+        limits=_limits(message.limits),
     )
 
 
@@ -101,6 +104,20 @@ def _guard(policy: dataplane_pb2.RoutePolicy) -> Guard:
         allow=tuple(allow),
         trigger_secret=policy.trigger_secret or None,
     )
+
+
+def _limits(message: dataplane_pb2.Limits) -> TrafficLimits:
+    return TrafficLimits(
+        organization=_rate(message.organization) if message.HasField("organization") else None,
+        key=_rate(message.key) if message.HasField("key") else None,
+        open_streams=message.open_streams if message.HasField("open_streams") else None,
+    )
+
+
+def _rate(message: dataplane_pb2.Rate) -> Rate:
+    if message.per_second < 1 or message.burst < 1:
+        raise BadEntry("a rate of requests is less than 1")
+    return Rate(per_second=message.per_second, burst=message.burst)
 
 
 def _upstream(message: dataplane_pb2.Upstream) -> Upstream:

@@ -15,7 +15,10 @@ __all__ = ["Knowledge", "ServerAway"]
 
 
 class Knowledge:
-    """Routes and keys, asked for on demand and forgotten on change; `version` is that of the last change applied."""
+    """Routes and keys, asked for on demand and forgotten on change.
+
+    `version` is that of the last change applied, `proxies` how many there are, this one included.
+    """
 
     def __init__(
         self,
@@ -26,6 +29,7 @@ class Knowledge:
     ) -> None:
         self.lease = lease
         self.version = 0
+        self.proxies = 1
         self._routes = Known(fetch_route, limit=MAX_ROUTES, unknown_limit=MAX_UNKNOWN)
         self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN)
 

@@ -41,6 +41,8 @@ class Instance:
     status: str = "running"
     engine: str | None = "up"
     policies: Sequence[Mapping[str, Any]] = ()
+    org_id: str = "org_a"
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 INSTANCES: Mapping[str, Instance] = {
