@@ -13,7 +13,9 @@ import aiohttp
 import uvicorn
 from structlog.typing import FilteringBoundLogger
 
+from rest_bridge.envoy.limits import Limits
 from rest_bridge.proxy.asgi import App, Message, Receive, Scope, Send, answer
+from rest_bridge.proxy.bounded_http import bounded_http
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
 from rest_bridge.proxy.direct_app import DirectApp
@@ -36,6 +38,7 @@ from server.identity.issuers import Issuers
 CANNOT_START = 2
 DRAIN = 3
 STOP_DEADLINE = 1.0
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(kw_only=True, slots=True)
@@ -115,6 +118,7 @@ def _direct_app(
     return DirectApp(
         decider=decider,
         knowledge=knowledge,
+        body_timeout=idle,
         forwarder=Forwarder(session=session, idle=idle),
         websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle),
     )
@@ -154,12 +158,12 @@ class Server(uvicorn.Server):
         yield
 
 
-def new_server(app: App, *, direct: bool) -> Server:
-    """The HTTP server around the app."""
+def new_server(app: App, *, direct: bool, limits: Limits = DEFAULT_LIMITS) -> Server:
+    """The HTTP server around the app. The direct one meets the world; the other meets Envoy, which keeps the limits."""
     return Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=bounded_http(limits) if direct else "httptools",
             ws="websockets-sansio" if direct else "none",
             ws_max_size=MAX_MESSAGE,
             ws_per_message_deflate=False,

@@ -1,7 +1,7 @@
 """The answers of the proxy itself: what it says, in the contract's one error shape, when a request does not pass."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from rest_bridge.errors import error_body, http_status
@@ -95,6 +95,25 @@ def too_large() -> Refusal:
     """A gateway body over the limit."""
     message = f"A gateway body has at most {GATEWAY_LIMIT} bytes. Send less, or a reference to the data."
     return refusal("PAYLOAD_TOO_LARGE", message, {"limit_bytes": str(GATEWAY_LIMIT)})
+
+
+def headers_too_large(kib: int, count: int) -> Refusal:
+    """A head over the limits."""
+    message = f"The headers are larger than {kib} KiB or more than {count}. Send fewer."
+    return replace(refusal("INVALID_ARGUMENT", message, {"field": "headers"}), status=431)
+
+
+def too_late() -> Refusal:
+    """A head or a body that does not come to its end."""
+    return replace(
+        refusal("INVALID_ARGUMENT", "The request did not arrive in time. Send it again, without pauses."), status=408
+    )
+
+
+def unreadable() -> Refusal:
+    """No HTTP."""
+    message = "The request cannot be read: its method, path, headers or framing are no valid HTTP. Correct it."
+    return refusal("INVALID_ARGUMENT", message, {"field": "request"})
 
 
 def too_many(standing: Standing) -> Refusal:

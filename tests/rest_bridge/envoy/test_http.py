@@ -2,6 +2,7 @@ import asyncio
 
 import pytest
 
+from tests.rest_bridge import heads
 from tests.rest_bridge.envoy.conftest import Edge
 from tests.rest_bridge.envoy.fakes import assert_error, get_raw, send_raw
 
@@ -43,3 +44,12 @@ async def test_http_1_0_is_served(edge: Edge, host: str) -> None:
 async def test_health_can_be_asked_without_a_body(edge: Edge) -> None:
     got = await get_raw(edge.address, "/healthz", method="HEAD")
     assert (got.status, got.body) == (200, b"")
+
+
+async def test_heads_are_bounded_in_number_and_size(edge: Edge) -> None:
+    for name, request, status in heads.table("/healthz"):
+        got = await send_raw(edge.address, request)
+        assert (name, got.status) == (name, status)
+        if status == 431:
+            assert_error(got, 431, "INVALID_ARGUMENT")
+            assert got.json()["details"][0]["metadata"] == {"field": "headers"}

@@ -12,7 +12,8 @@ import yarl
 from google.protobuf.json_format import ParseDict
 from orch8cloud.dataplane.v1 import dataplane_pb2 as pb
 
-from rest_bridge.proxy.app import Proxy, build, new_server
+from rest_bridge.envoy.limits import Limits
+from rest_bridge.proxy.app import DEFAULT_LIMITS, Proxy, build, new_server
 from rest_bridge.proxy.lease import Clock, suspend_aware_clock
 from rest_bridge.settings import ProxySettings
 from server.domain import keys
@@ -116,14 +117,19 @@ async def world(engine: FakeEngine) -> AsyncIterator[World]:
 def start_proxy(world: World) -> Callable[..., Any]:
     @asynccontextmanager
     async def start(
-        *, direct: bool, clock: Clock = suspend_aware_clock, ready: bool = True, **settings: Any
+        *,
+        direct: bool,
+        clock: Clock = suspend_aware_clock,
+        ready: bool = True,
+        limits: Limits = DEFAULT_LIMITS,
+        **settings: Any,
     ) -> AsyncIterator[Running]:
         read = ProxySettings.read(
             server_addr=f"127.0.0.1:{world.port}", dataplane_token=TOKEN, proxy_id="tested", **settings
         )
         proxy = build(read, direct=direct, clock=clock)
         listening = socket.create_server(("127.0.0.1", 0))
-        server = new_server(proxy.app, direct=direct)
+        server = new_server(proxy.app, direct=direct, limits=limits)
         await proxy.start()
         serving = asyncio.create_task(server.serve(sockets=[listening]))
         origin = f"http://127.0.0.1:{listening.getsockname()[1]}"
