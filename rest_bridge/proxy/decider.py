@@ -20,6 +20,7 @@ from rest_bridge.proxy.traffic import Traffic
 from server.domain.decisions import DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
+from server.identity.turns import TooManyWaiting
 
 DECISION_HEADER = b"x-orch8-decision-id"
 TRACE = b"traceparent"
@@ -73,6 +74,8 @@ class Decider:
             return refusals.several_credentials()
         except IssuerUnreachable:
             return refusals.issuer_unreachable()
+        except TooManyWaiting:
+            return refusals.too_many_unseen(path.instance_id)
 
     async def _decide(self, path: PathTarget, headers: Headers, body: bytes) -> Admission | Refusal:
         route = await self._knowledge.route(path.instance_id)
@@ -82,7 +85,9 @@ class Decider:
         if not guards and path.slug is not None:
             return refusals.no_such_endpoint(path.instance_id, path.slug)
         token = bearer(get_all(headers, b"authorization"))
-        credential = await identify(token, guards, self._knowledge.key, self._tokens)
+        credential = await identify(
+            token, guards, lambda sha256: self._knowledge.key(sha256, path.instance_id), self._tokens, path.instance_id
+        )
         # What was fetched meanwhile may have taken longer than the lease.
         if not self._knowledge.is_fresh():
             return refusals.not_in_touch()

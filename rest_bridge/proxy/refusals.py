@@ -133,6 +133,12 @@ def _too_many(scope: str, per_second: int, burst: int, retry_after: int) -> Refu
     return refusal("RATE_LIMITED", message, metadata, retry_after=retry_after)
 
 
+def too_many_unseen(instance_id: str) -> Refusal:
+    """More new credentials than can be checked."""
+    message = f"Too many new credentials for instance {instance_id} wait to be checked. Try again in a moment."
+    return refusal("RATE_LIMITED", message, {"scope": "instance"}, retry_after=RETRY_AFTER)
+
+
 def several_credentials() -> Refusal:
     """More than one Authorization header."""
     return refusal("UNAUTHENTICATED", "Send exactly one Authorization header.", headers=(_challenge(bad_token=True),))

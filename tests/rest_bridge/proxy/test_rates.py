@@ -1,11 +1,14 @@
 """Rates of requests, through the proxy that carries the bytes itself and through the questions that Envoy asks."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import pytest
 
+from server.domain import keys
+from server.identity.turns import Turns
 from tests.rest_bridge.proxy import cases
 from tests.rest_bridge.proxy.cases import ANONYMOUS, API_KEY, KEY, OTHER_ORG_KEY, Instance
 from tests.rest_bridge.proxy.conftest import Running, World, route_message
@@ -190,3 +193,27 @@ async def test_a_websocket_counts_as_a_request(put: Callable[..., None], start_p
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await running.client.session.ws_connect(url, headers=headers)
         assert (refused.value.status, refused.value.headers and refused.value.headers["retry-after"]) == (429, "1")
+
+
+async def test_new_keys_of_one_instance_wait_in_a_line_of_their_own(
+    world: World, start_proxy: Callable[..., Any]
+) -> None:
+    new_keys = [keys.new_key("test", bytes([number]) * 32) for number in range(3)]
+    async with start_proxy(direct=False) as running:
+        path = "/decide/api/tunnel/{}/x"
+        running.proxy.knowledge._keys._turns = Turns(at_once=1, most_waiting=1)
+        assert await running.client.status(path.format("inst_plain")) == (200, None)
+        world.service.key_gate.shut()
+        flood = [asyncio.create_task(running.client.status(path.format("inst_plain"), key)) for key in new_keys]
+        done, waiting = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+        assert [task.result() for task in done] == [(429, "RATE_LIMITED")]
+        async with running.client.get(path.format("inst_plain"), key=keys.new_key("test", bytes([9]) * 32)) as answer:
+            info, retry = (await answer.json())["details"]
+            assert (answer.status, answer.headers["retry-after"]) == (429, "2")
+            assert (info["metadata"], retry["retry_delay"]) == ({"scope": "instance"}, "2s")
+        # A key that was seen needs no turn, and another instance has its own.
+        assert await running.client.status(path.format("inst_plain")) == (200, None)
+        other = asyncio.create_task(running.client.status(path.format("inst_scoped"), cases.SCOPED_KEY))
+        world.service.key_gate.open()
+        assert await other == (200, None)
+        assert {await task for task in waiting} == {(401, "UNAUTHENTICATED")}
