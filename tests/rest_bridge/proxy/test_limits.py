@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rest_bridge.proxy.limits import EXAMINED, KEY, ORGANIZATION, Buckets, Limiter, Standing
+from rest_bridge.proxy.refusals import too_many
 from server.domain.plans import UNLIMITED, Rate, TrafficLimits
 
 # Sums of these are exact in floating point, so the properties need no tolerance where no share is taken.
@@ -167,6 +168,14 @@ def test_a_refusal_names_one_moment_twice() -> None:
     refused = limiter.charge("org", None, limit, proxies=1)
     assert refused is not None
     assert (refused.retry_after, dict(refused.headers)[b"ratelimit-reset"]) == (1, b"1")
+
+
+def test_refusals_of_a_flood_are_made_once() -> None:
+    limiter, limit = Limiter(clock=Clock()), limits(1, 1)
+    standings = [limiter.charge("org", None, limit, proxies=1) for _ in range(3)]
+    bodies = [too_many(standing).body for standing in standings[1:] if standing]
+    assert len(bodies) == 2
+    assert bodies[0] is bodies[1]
 
 
 def test_a_share_is_never_less_than_one_a_second() -> None:

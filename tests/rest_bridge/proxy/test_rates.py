@@ -211,6 +211,10 @@ async def test_new_keys_of_one_instance_wait_in_a_line_of_their_own(
             info, retry = (await answer.json())["details"]
             assert (answer.status, answer.headers["retry-after"]) == (429, "2")
             assert (info["metadata"], retry["retry_delay"]) == ({"scope": "instance"}, "2s")
+        # Unseen instances have a line too, and whoever finds it full is told that the proxy cannot tell now.
+        running.proxy.knowledge._routes._turns = Turns(at_once=0, most_waiting=0)
+        assert await running.client.status(path.format("inst_unseen")) == (503, "DATA_PLANE_NOT_READY")
+        running.proxy.knowledge._routes._turns = Turns(at_once=1, most_waiting=0)
         # A key that was seen needs no turn, and another instance has its own.
         assert await running.client.status(path.format("inst_plain")) == (200, None)
         other = asyncio.create_task(running.client.status(path.format("inst_scoped"), cases.SCOPED_KEY))
