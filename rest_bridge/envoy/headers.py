@@ -53,8 +53,9 @@ DECIDED = (
 
 # What a refusal tells the caller, and an allowed request's answer.
 DECISION_ID = "x-orch8-decision-id"
-REFUSED_WITH = ("content-type", "www-authenticate", "retry-after", DECISION_ID)
-ALLOWED_WITH = (DECISION_ID,)
+RATE_LIMIT = ("ratelimit-limit", "ratelimit-remaining", "ratelimit-reset")
+REFUSED_WITH = ("content-type", "www-authenticate", "retry-after", DECISION_ID, *RATE_LIMIT)
+ALLOWED_WITH = (DECISION_ID, *RATE_LIMIT)
 
 # What Envoy or the decision added on the way, and what ends at each hop.
 NOT_FOR_ENGINES = (
@@ -66,10 +67,12 @@ NOT_FOR_ENGINES = (
     "expect",
     "http2-settings",
 )
-# What an engine may not say to a caller, besides all that is ours. The request id that a caller sees is the edge's.
+# What an engine may not say to a caller, besides all that is ours. The request id that a caller sees is the edge's, and
+# the limit is the plan's: an engine's own would be read as that, or stand beside it.
 NOT_FROM_ENGINES = (
     "x-api-key",
     "x-request-id",
+    *RATE_LIMIT,
     "proxy-authenticate",
     "proxy-authorization",
     "trailer",
@@ -94,6 +97,7 @@ CORS_ANSWER = (
     "grpc-status",
     "grpc-status-details-bin",
     "idempotent-replayed",
+    *RATE_LIMIT,
     "retry-after",
     "www-authenticate",
     DECISION_ID,

@@ -20,6 +20,7 @@ from rest_bridge.proxy.direct_app import DirectApp
 from rest_bridge.proxy.forward import Forwarder, open_session
 from rest_bridge.proxy.http_protocol import protocol
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
+from rest_bridge.proxy.limits import Limiter
 from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
 from rest_bridge.proxy.processor import Processor
@@ -97,6 +98,7 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         tokens=Tokens(issuers),
         traffic=traffic,
         records=records,
+        limiter=Limiter(clock=clock),
         session_cookie=settings.session_cookie,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
@@ -129,6 +131,7 @@ def _direct_app(
     return DirectApp(
         decider=decider,
         knowledge=knowledge,
+        body_timeout=idle,
         forwarder=Forwarder(session=session, idle=idle, streams=streams),
         websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle, streams=streams),
     )
@@ -175,7 +178,7 @@ class Server(uvicorn.Server):
 
 
 def new_server(app: App, *, direct: bool) -> Server:
-    """The HTTP server around the app."""
+    """The HTTP server around the app. The direct one meets the world; the other meets Envoy, which keeps the limits."""
     return Server(
         uvicorn.Config(
             app,

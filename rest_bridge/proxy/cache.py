@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from server.identity.turns import Turns
+
 MAX_REPEATS = 8
 
 K = TypeVar("K")
@@ -31,16 +33,27 @@ class Known(Generic[K, V]):
     Nobody who asks after `forget` returned can receive what was read before it: a read under way is repeated.
     """
 
-    def __init__(self, fetch: Callable[[K], Awaitable[V | None]], *, limit: int, unknown_limit: int) -> None:
+    def __init__(
+        self,
+        fetch: Callable[[K], Awaitable[V | None]],
+        *,
+        limit: int,
+        unknown_limit: int,
+        turns: Turns | None = None,
+    ) -> None:
         self._fetch = fetch
+        self._turns = Turns(at_once=64, most_waiting=10_000) if turns is None else turns
         self._limit = limit
         self._unknown_limit = unknown_limit
         self._found: OrderedDict[K, V] = OrderedDict()
         self._unknown: OrderedDict[K, None] = OrderedDict()
         self._flights: dict[K, _Flight[V]] = {}
 
-    async def get(self, key: K) -> V | None:
-        """The value, or None where the server knows none. Raises ServerAway where it cannot be asked."""
+    async def get(self, key: K, party: str = "") -> V | None:
+        """The value, or None where the server knows none. A question to the server takes a turn of the party.
+
+        Raises ServerAway where it cannot be asked, and TooManyWaiting.
+        """
         value = self._found.get(key)
         if value is not None:
             self._found.move_to_end(key)
@@ -48,7 +61,12 @@ class Known(Generic[K, V]):
         if key in self._unknown:
             self._unknown.move_to_end(key)
             return None
-        return await self._join(key)
+        if key in self._flights:
+            return await self._join(key)
+        async with self._turns.turn(party):
+            if key in self._found or key in self._unknown:
+                return self._found.get(key)
+            return await self._join(key)
 
     def forget(self, key: K) -> None:
         """The thing has changed."""

@@ -58,10 +58,11 @@ class DecideApp:
 
 
 def _instructions(admission: Admission) -> list[tuple[bytes, bytes]]:
-    """What Envoy sets, replaces and removes."""
+    """What Envoy sets, replaces, removes, and adds to the answer."""
     return [
         *admission.upstream.routing,
         *admission.added,
+        *admission.answer_headers,
         (REMOVE_HEADER, b",".join(admission.removed)),
         (PASS_HEADER, admission.passed.text().encode()),
         (b"content-length", b"0"),

@@ -11,6 +11,7 @@ from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.credentials import SeveralCredentials, bearer
 from rest_bridge.proxy.entries import RUNNING, Route, Upstream
 from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
+from rest_bridge.proxy.limits import Limiter, Standing
 from rest_bridge.proxy.passes import Pass
 from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import Refusal
@@ -22,6 +23,7 @@ from rest_bridge.proxy.trail import Trail
 from server.domain.decisions import API_KEY, DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
+from server.identity.turns import TooManyWaiting
 
 DECISION_HEADER = b"x-orch8-decision-id"
 TRACE = b"traceparent"
@@ -29,12 +31,16 @@ TRACE = b"traceparent"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Admission:
-    """The request passes: where to, with which headers set, and which of the caller's removed."""
+    """The request passes: where to, with which headers set, and which of the caller's removed.
+
+    The answer carries `answer_headers` too.
+    """
 
     upstream: Upstream
     added: Sequence[Header] = field(repr=False)
     removed: tuple[bytes, ...]
     passed: Pass
+    answer_headers: Headers = ()
 
 
 def new_decision_id() -> bytes:
@@ -51,12 +57,20 @@ class Decider:
     """Decides, from memory where it can."""
 
     def __init__(
-        self, *, knowledge: Knowledge, tokens: Tokens, traffic: Traffic, records: Records, session_cookie: str
+        self,
+        *,
+        knowledge: Knowledge,
+        tokens: Tokens,
+        traffic: Traffic,
+        records: Records,
+        limiter: Limiter,
+        session_cookie: str,
     ) -> None:
         self._knowledge = knowledge
         self._tokens = tokens
         self._traffic = traffic
         self._records = records
+        self._limiter = limiter
         self._session_cookie = session_cookie.encode()
 
     async def decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
@@ -79,6 +93,8 @@ class Decider:
         except IssuerUnreachable as error:
             trail.problem = str(error)
             return refusals.issuer_unreachable()
+        except TooManyWaiting:
+            return refusals.too_many_unseen(trail.path.instance_id)
 
     async def _decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
         path = trail.path
@@ -89,16 +105,18 @@ class Decider:
         if not guards and path.slug is not None:
             return refusals.no_such_endpoint(path.instance_id, path.slug)
         token = bearer(get_all(headers, b"authorization"))
-        credential = trail.credential = await identify(token, guards, self._knowledge.key, self._tokens)
+        credential = trail.credential = await identify(
+            token, guards, lambda sha256: self._knowledge.key(sha256, path.instance_id), self._tokens, path.instance_id
+        )
         # What was fetched meanwhile may have taken longer than the lease.
         if not self._knowledge.is_fresh():
             return refusals.not_in_touch()
         decision = trail.decision = decide(
             target=route.target, guards=guards, credential=credential, now=datetime.now(UTC)
         )
-        return self._answer(path, route, guards, decision, credential, headers, body) or refusals.not_let_in(
-            decision, credential, had_token=token is not None
-        )
+        if decision.guard is None:
+            return refusals.not_let_in(decision, credential, had_token=token is not None)
+        return self._answer(path, route, guards, decision, decision.guard, credential, headers, body)
 
     def _answer(
         self,
@@ -106,15 +124,17 @@ class Decider:
         route: Route,
         guards: Sequence[Guard],
         decision: Decision,
+        guard: Guard,
         credential: Credential,
         headers: Headers,
         body: bytes,
-    ) -> Admission | Refusal | None:
-        """None where the decision is against the caller."""
-        if decision.guard is None:
-            return None
+    ) -> Admission | Refusal:
+        """The answer to a caller whom a policy, the guard, lets in."""
         if route.upstream is None or route.status != RUNNING:
             return refusals.not_running(path.instance_id, route.status)
+        standing = self._charge(route, credential)
+        if standing is not None and standing.retry_after:
+            return refusals.too_many(standing)
         added: list[Header] = [
             (b"x-gateway-provider", (decision.provider or "").encode()),
             (b"x-gateway-subject", header_text(decision.subject or "")),
@@ -126,10 +146,19 @@ class Decider:
         self._cookies(headers, added, removed)
         if path.slug is None:
             removed.append(SIGNATURE)
-        elif secret := _trigger_secret(decision.guard, guards):
+        elif secret := _trigger_secret(guard, guards):
             added += signed_headers(secret, body)
-        passed = _passed(route, decision.guard, credential)
-        return Admission(upstream=route.upstream, added=added, removed=tuple(removed), passed=passed)
+        return Admission(
+            upstream=route.upstream,
+            added=added,
+            removed=tuple(removed),
+            passed=_passed(route, guard, credential),
+            answer_headers=standing.headers if standing is not None else (),
+        )
+
+    def _charge(self, route: Route, credential: Credential) -> Standing | None:
+        key_id = credential.key_id if isinstance(credential, KeyCredential) else None
+        return self._limiter.charge(route.target.org_id, key_id, route.limits, proxies=self._knowledge.proxies)
 
     def _cookies(self, headers: Headers, added: list[Header], removed: list[bytes]) -> None:
         others = without_session(get_all(headers, b"cookie"), self._session_cookie)

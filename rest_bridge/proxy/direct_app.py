@@ -1,5 +1,6 @@
 """Without Envoy: decides, and carries the bytes itself."""
 
+import asyncio
 import os
 
 from rest_bridge.proxy import refusals
@@ -28,11 +29,21 @@ _GRPC_WEB = b"application/grpc-web"
 
 
 class DirectApp:
-    """An ASGI app that answers tunnel and gateway requests as Envoy and the decision app do together."""
+    """An ASGI app that answers tunnel and gateway requests as Envoy and the decision app do together.
+
+    The body of a gateway request must come within `body_timeout` seconds.
+    """
 
     def __init__(
-        self, *, decider: Decider, knowledge: Knowledge, forwarder: Forwarder, websockets: WebSocketForwarder
+        self,
+        *,
+        decider: Decider,
+        knowledge: Knowledge,
+        body_timeout: float,
+        forwarder: Forwarder,
+        websockets: WebSocketForwarder,
     ) -> None:
+        self._body_timeout = body_timeout
         self._decider = decider
         self._knowledge = knowledge
         self._forwarder = forwarder
@@ -63,9 +74,11 @@ class DirectApp:
         if (refused := _not_carried(scope, target)) is not None:
             return refused
         try:
-            body = await _signed_body(scope, receive, target)
+            body = await _signed_body(scope, receive, target, self._body_timeout)
         except BodyTooLarge:
             return refusals.too_large()
+        except TimeoutError:
+            return refusals.too_late()
         return await self._carry(scope, receive, send, target, body, decision)
 
     async def _carry(
@@ -76,13 +89,13 @@ class DirectApp:
         if isinstance(verdict, Refusal):
             return verdict
         scope[ENGINE_ASKED] = True
-        path = target.engine_path
+        path, told = target.engine_path, (*decision, *verdict.answer_headers)
         if scope["type"] == "websocket":
             return await self._websockets.forward(
-                scope, receive, send, admission=verdict, engine_path=path, answer_headers=decision
+                scope, receive, send, admission=verdict, engine_path=path, answer_headers=told
             )
         return await self._forwarder.forward(
-            scope, receive, send, admission=verdict, engine_path=path, body=body, answer_headers=decision
+            scope, receive, send, admission=verdict, engine_path=path, body=body, answer_headers=told
         )
 
 
@@ -106,14 +119,15 @@ def _not_carried(scope: Scope, target: PathTarget) -> Refusal | None:
     return refusals.bad_request("content-type") if is_grpc else None
 
 
-async def _signed_body(scope: Scope, receive: Receive, target: PathTarget) -> bytes | None:
-    """The whole body of a gateway request. None on the tunnel, whose bodies are never held."""
+async def _signed_body(scope: Scope, receive: Receive, target: PathTarget, seconds: float) -> bytes | None:
+    """The whole body of a gateway request, which must come in time. None on the tunnel, whose bodies are never held."""
     if target.slug is None or scope["type"] != "http":
         return None
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > GATEWAY_LIMIT:
             raise BodyTooLarge
-    return await read_gateway_body(receive)
+    async with asyncio.timeout(seconds):
+        return await read_gateway_body(receive)
 
 
 async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -12,6 +12,7 @@ from orch8cloud.dataplane.v1 import dataplane_pb2
 
 from rest_bridge.proxy.headers import Headers, is_valid_name, is_valid_value
 from server.domain.decisions import DEFAULT_GUARD, Guard, KeyCredential, Target, guards_for
+from server.domain.plans import Rate, TrafficLimits
 from server.domain.providers import PROVIDERS, issuer_of
 from server.domain.rules import violations
 
@@ -49,6 +50,7 @@ class Route:
     upstream: Upstream | None
     tunnel: tuple[Guard, ...]
     gateway: Mapping[str, tuple[Guard, ...]]
+    limits: TrafficLimits
     marks: Mapping[str, str]
     """By policy id, a mark that changes with the policy: who holds it was let in by what still stands."""
 
@@ -68,6 +70,7 @@ def route_from(message: dataplane_pb2.Route) -> Route:
         upstream=_upstream(message.upstream) if message.HasField("upstream") else None,
         tunnel=tunnel,
         gateway={slug: guards_for(guards, slug) for slug in slugs},
+        limits=_limits(message.limits),
         marks={policy.policy_id: _mark(policy) for policy in message.policies}
         | ({DEFAULT_GUARD.policy_id: DEFAULT_GUARD.policy_id} if tunnel == (DEFAULT_GUARD,) else {}),
     )
@@ -118,6 +121,20 @@ def _mark(policy: dataplane_pb2.RoutePolicy) -> str:
     unsigned.CopyFrom(policy)
     unsigned.ClearField("trigger_secret")
     return hashlib.sha256(unsigned.SerializeToString(deterministic=True)).hexdigest()[:MARK_LENGTH]
+
+
+def _limits(message: dataplane_pb2.Limits) -> TrafficLimits:
+    return TrafficLimits(
+        organization=_rate(message.organization) if message.HasField("organization") else None,
+        key=_rate(message.key) if message.HasField("key") else None,
+        open_streams=message.open_streams if message.HasField("open_streams") else None,
+    )
+
+
+def _rate(message: dataplane_pb2.Rate) -> Rate:
+    if message.per_second < 1 or message.burst < 1:
+        raise BadEntry("a rate of requests is less than 1")
+    return Rate(per_second=message.per_second, burst=message.burst)
 
 
 def _upstream(message: dataplane_pb2.Upstream) -> Upstream:

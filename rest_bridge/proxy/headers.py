@@ -33,6 +33,9 @@ OLDEST_SESSION = (b"sb-access-token", b"sb-refresh-token")
 # Set by the client library on the way to the engine, or answered by the proxy itself.
 _OURS_TO_WRITE = frozenset({b"host", b"content-length", b"expect", b"http2-settings"})
 _DROPPED = HOP_BY_HOP | _OURS_TO_WRITE | {b"authorization"}
+# Callers are told about one limit, the plan's: an engine's own would be read as that, or stand beside it.
+RATE_LIMIT = (b"ratelimit-limit", b"ratelimit-remaining", b"ratelimit-reset")
+_NOT_TO_CALLERS = frozenset({b"x-api-key", REQUEST_ID, *RATE_LIMIT})
 _INTERNAL = tuple(prefix.encode() for prefix in OURS)
 _SPOOFS = frozenset(name.encode() for name in SPOOFS)
 # Envoy joins two Cookie headers with a comma, where one header has semicolons.
@@ -84,9 +87,9 @@ def to_engine(headers: Headers, *, removed: Iterable[bytes], added: Headers) -> 
 
 
 def to_caller(headers: Headers) -> list[Header]:
-    """The engine's headers as the caller sees them: all but the hop's own, the request id (ours), and internals."""
+    """The engine's headers as the caller sees them: all but the hop's own, what is ours to say, and internals."""
     lowered = [(name.lower(), value) for name, value in headers]
-    dropped = HOP_BY_HOP | _named_in_connection(lowered) | {b"x-api-key", REQUEST_ID}
+    dropped = HOP_BY_HOP | _named_in_connection(lowered) | _NOT_TO_CALLERS
     return [(name, value) for name, value in lowered if name not in dropped and not _is_internal(name)]
 
 

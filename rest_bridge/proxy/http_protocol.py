@@ -9,6 +9,8 @@ from rest_bridge.proxy import heads, refusals
 from rest_bridge.proxy.refusals import Refusal
 
 HEAD_WITHIN = 15.0
+# As many as Envoy takes (envoy/limits.py). What the system cannot open ends by itself.
+MAX_CONNECTIONS = 20_000
 
 
 class _Refused(Exception):
@@ -38,6 +40,9 @@ class OuterProtocol(InnerProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A caller has come."""
         super().connection_made(transport)  # type: ignore[arg-type]  # uvicorn narrows it too
+        if len(self.connections) > MAX_CONNECTIONS:
+            self.transport.abort()
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from rest_bridge.errors import error_body, http_status
 from rest_bridge.proxy.headers import Header
+from rest_bridge.proxy.limits import KEY, Standing
 from server.domain.decisions import Credential, Decision, KeyCredential
 
 RETRY_AFTER = 2
@@ -125,6 +127,29 @@ def too_large() -> Refusal:
     """A gateway body over the limit."""
     message = f"A gateway body has at most {GATEWAY_LIMIT} bytes. Send less, or a reference to the data."
     return refusal("PAYLOAD_TOO_LARGE", message, {"limit_bytes": str(GATEWAY_LIMIT)})
+
+
+def too_many(standing: Standing) -> Refusal:
+    """The key's or the organization's rate is used up. What does not change from one to the next is made once."""
+    common = _too_many(standing.scope, standing.rate.per_second, standing.rate.burst, standing.retry_after)
+    return Refusal(status=common.status, headers=(*common.headers, *standing.headers), body=common.body)
+
+
+@lru_cache(maxsize=1024)
+def _too_many(scope: str, per_second: int, burst: int, retry_after: int) -> Refusal:
+    whose = "This API key" if scope == KEY else "The organization of this instance"
+    message = (
+        f"{whose} may send {per_second} requests a second, and {burst} at once. Send fewer, spread them over time, or "
+        "choose a larger plan."
+    )
+    metadata = {"scope": scope, "limit": str(per_second), "burst": str(burst)}
+    return refusal("RATE_LIMITED", message, metadata, retry_after=retry_after)
+
+
+def too_many_unseen(instance_id: str) -> Refusal:
+    """More new credentials than can be checked."""
+    message = f"Too many new credentials for instance {instance_id} wait to be checked. Try again in a moment."
+    return refusal("RATE_LIMITED", message, {"scope": "instance"}, retry_after=RETRY_AFTER)
 
 
 def several_credentials() -> Refusal:

@@ -7,10 +7,14 @@ from rest_bridge.proxy.cache import Known, ServerAway
 from rest_bridge.proxy.entries import Route
 from rest_bridge.proxy.lease import Lease
 from server.domain.decisions import KeyCredential
+from server.identity.turns import TooManyWaiting, Turns
 
 MAX_ROUTES = 50_000
 MAX_KEYS = 200_000
 MAX_UNKNOWN = 50_000
+# Unseen keys of one instance that the server is asked for at once, and that wait for it.
+KEYS_AT_ONCE = 8
+MOST_WAITING = 1_000
 
 # Hears which instance or key (by SHA-256) changed; neither: anything may have.
 Changed: TypeAlias = Callable[[str | None, bytes | None], None]
@@ -19,7 +23,10 @@ __all__ = ["Knowledge", "ServerAway"]
 
 
 class Knowledge:
-    """Routes and keys, asked for on demand and forgotten on change; `version` is that of the last change applied."""
+    """Routes and keys, asked for on demand and forgotten on change.
+
+    `version` is that of the last change applied, `proxies` how many there are, this one included.
+    """
 
     def __init__(
         self,
@@ -30,8 +37,10 @@ class Knowledge:
     ) -> None:
         self.lease = lease
         self.version = 0
+        self.proxies = 1
         self._routes = Known(fetch_route, limit=MAX_ROUTES, unknown_limit=MAX_UNKNOWN)
-        self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN)
+        turns = Turns(at_once=KEYS_AT_ONCE, most_waiting=MOST_WAITING)
+        self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN, turns=turns)
         self._tell: Changed = _nobody
 
     def on_change(self, tell: Changed) -> None:
@@ -43,12 +52,18 @@ class Knowledge:
         return self.lease.is_fresh()
 
     async def route(self, instance_id: str) -> Route | None:
-        """An instance, or None where there is none. Raises ServerAway."""
-        return await self._routes.get(instance_id)
+        """An instance, or None where there is none. Raises ServerAway, also where too many ask for unseen ones."""
+        try:
+            return await self._routes.get(instance_id)
+        except TooManyWaiting:
+            raise ServerAway("too many instances are being asked for") from None
 
-    async def key(self, sha256: bytes) -> KeyCredential | None:
-        """A key by its digest, or None where there is none. Raises ServerAway."""
-        return await self._keys.get(sha256)
+    async def key(self, sha256: bytes, instance_id: str) -> KeyCredential | None:
+        """A key by its digest, or None where there is none. Raises ServerAway.
+
+        Raises TooManyWaiting where too many unseen keys are brought to this instance.
+        """
+        return await self._keys.get(sha256, instance_id)
 
     def route_changed(self, instance_id: str) -> None:
         """An instance, its policies or its upstream changed."""

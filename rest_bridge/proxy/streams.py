@@ -17,6 +17,7 @@ from rest_bridge.proxy.passes import Pass
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from server.domain.decisions import Credential, Decision, UnknownKey, refused
+from server.identity.turns import TooManyWaiting
 
 # How late the end of a key or of the lease is noticed. A change is noticed at once.
 TICK_S = 0.25
@@ -88,10 +89,13 @@ class Streams:
             return refusals.not_running(passed.instance_id, route.status)
         if passed.mark not in route.marks.values():
             return refusals.policy_changed()
-        return None if passed.key is None else await self._problem_of_key(passed.key)
+        return None if passed.key is None else await self._problem_of_key(passed.key, passed.instance_id)
 
-    async def _problem_of_key(self, digest: bytes) -> Refusal | None:
-        key: Credential = await self._knowledge.key(digest) or UnknownKey()
+    async def _problem_of_key(self, digest: bytes, instance_id: str) -> Refusal | None:
+        try:
+            key: Credential = await self._knowledge.key(digest, instance_id) or UnknownKey()
+        except TooManyWaiting as error:
+            raise ServerAway("too many keys are being asked for") from error
         reason = refused(key, datetime.fromtimestamp(self._clock(), UTC))
         if reason is None:
             return None

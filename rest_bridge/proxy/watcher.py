@@ -4,7 +4,14 @@ import asyncio
 import random
 from contextlib import suppress
 
-from orch8cloud.dataplane.v1.dataplane_pb2 import Change, ProxyGoodbye, ProxyHello, ServerHello, WatchRequest
+from orch8cloud.dataplane.v1.dataplane_pb2 import (
+    Change,
+    ProxyGoodbye,
+    ProxyHello,
+    ServerHello,
+    WatchRequest,
+    WatchResponse,
+)
 from structlog.typing import FilteringBoundLogger
 
 from rest_bridge.proxy.routes import Knowledge
@@ -85,6 +92,7 @@ class _Session:
         if not answer.HasField("hello"):
             raise StreamLost("the server did not answer the hello")
         reset = self._apply_hello(answer.hello)
+        self._count_proxies(answer)
         self._renew(asked_at)
         return reset
 
@@ -125,6 +133,10 @@ class _Session:
         if self._knowledge.version >= self._complete_from and not self._leaving:
             self._lease.renew(asked_at)
 
+    def _count_proxies(self, message: WatchResponse) -> None:
+        if message.proxies > 0:
+            self._knowledge.proxies = message.proxies
+
     async def _read(self) -> None:
         while True:
             message = await self._stream.read()
@@ -132,6 +144,7 @@ class _Session:
                 self._apply(message.change)
             elif message.HasField("heartbeat"):
                 self._answered(message.heartbeat)
+            self._count_proxies(message)
 
     def _apply(self, change: Change) -> None:
         subject = change.WhichOneof("subject")

@@ -5,10 +5,44 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 FREE = "free"
+# What the proxies are told fits in 32 bits.
+MOST = 2**31 - 1
+KEYS = frozenset(
+    {
+        "running_instances",
+        "executions_per_month",
+        "templates",
+        "requests_per_second",
+        "request_burst",
+        "key_requests_per_second",
+        "key_request_burst",
+        "open_streams",
+    }
+)
 
 
 class PlansInvalid(Exception):
     """The plan file is broken. The message names the plan, the key and what is wrong."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rate:
+    """A rate of requests: so many per second on average, and so many at once after a quiet moment. Both at least 1."""
+
+    per_second: int
+    burst: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrafficLimits:
+    """What the tunnel and the gateway allow an organization, and each API key there. None means no limit."""
+
+    organization: Rate | None = None
+    key: Rate | None = None
+    open_streams: int | None = None
+
+
+UNLIMITED = TrafficLimits()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,6 +53,7 @@ class Plan:
     running_instances: int | None
     executions_per_month: int | None
     templates: tuple[str, ...]
+    traffic: TrafficLimits
 
 
 class Plans:
@@ -50,7 +85,7 @@ class Plans:
 def _plan(name: str, table: object) -> Plan:
     if not isinstance(table, dict):
         raise PlansInvalid(f"{name}: must be a table")
-    unknown = set(table) - {"running_instances", "executions_per_month", "templates"}
+    unknown = set(table) - KEYS
     if unknown:
         raise PlansInvalid(f"{name}: unknown key {sorted(unknown)[0]!r}")
     templates = table.get("templates", [])
@@ -61,7 +96,31 @@ def _plan(name: str, table: object) -> Plan:
         running_instances=_limit(name, table, "running_instances"),
         executions_per_month=_limit(name, table, "executions_per_month"),
         templates=tuple(templates),
+        traffic=TrafficLimits(
+            organization=_rate(name, table, "requests_per_second", "request_burst"),
+            key=_rate(name, table, "key_requests_per_second", "key_request_burst"),
+            open_streams=_countable(name, table, "open_streams"),
+        ),
     )
+
+
+def _rate(name: str, table: dict[str, object], rate_key: str, burst_key: str) -> Rate | None:
+    rate, burst = _countable(name, table, rate_key), _countable(name, table, burst_key)
+    if rate is None:
+        if burst is not None:
+            raise PlansInvalid(f"{name}.{burst_key}: needs {rate_key} beside it")
+        return None
+    for key, value in ((rate_key, rate), (burst_key, burst)):
+        if value == 0:
+            raise PlansInvalid(f"{name}.{key}: must be at least 1; leave it out for no limit")
+    return Rate(per_second=rate, burst=min(2 * rate, MOST) if burst is None else burst)
+
+
+def _countable(name: str, table: dict[str, object], key: str) -> int | None:
+    value = _limit(name, table, key)
+    if value is not None and value > MOST:
+        raise PlansInvalid(f"{name}.{key}: must be at most {MOST}; leave it out for no limit")
+    return value
 
 
 def _limit(name: str, table: dict[str, object], key: str) -> int | None:

@@ -44,8 +44,11 @@ class Tokens:
         self._clock = clock
         self._known: OrderedDict[bytes, _Verified] = OrderedDict()
 
-    async def credential(self, token: str, algorithms: Mapping[str, frozenset[str]]) -> Credential:
-        """The credential of a token, where a policy names its issuer. `algorithms` are those issuers, with theirs."""
+    async def credential(self, token: str, algorithms: Mapping[str, frozenset[str]], party: str = "") -> Credential:
+        """The credential of a token, where a policy names its issuer. `algorithms` are those issuers, with theirs.
+
+        One that is not remembered takes a turn of the party. Raises IssuerUnreachable and TooManyWaiting.
+        """
         try:
             issuer = claimed_issuer(token)
         except BadToken:
@@ -56,11 +59,13 @@ class Tokens:
         known = self._known.get(digest)
         if known is not None and known.credential.issuer == issuer and self._clock() < known.until:
             return known.credential
-        return await self._verify(token, digest, issuer, algorithms[issuer])
+        return await self._verify(token, digest, issuer, algorithms[issuer], party)
 
-    async def _verify(self, token: str, digest: bytes, issuer: str, algorithms: frozenset[str]) -> Credential:
+    async def _verify(
+        self, token: str, digest: bytes, issuer: str, algorithms: frozenset[str], party: str
+    ) -> Credential:
         try:
-            claims = await self._issuers.verify(token, issuer, algorithms)
+            claims = await self._issuers.verify(token, issuer, algorithms, party)
         except BadToken as error:
             return BadTokenCredential(issuer=issuer, why=str(error))
         credential = TokenCredential(issuer=issuer, claims=claims)
@@ -76,14 +81,16 @@ async def identify(
     guards: Sequence[Guard],
     find_key: Callable[[bytes], Awaitable[KeyCredential | None]],
     tokens: Tokens,
+    party: str = "",
 ) -> Credential:
     """The credential behind a bearer (contract, "Which provider is tried"). One that nobody here takes counts as none.
 
-    Raises IssuerUnreachable where a token's issuer cannot be asked for its keys.
+    `party` is whose turn a verification takes: the instance that is called. Raises IssuerUnreachable where a token's
+    issuer cannot be asked for its keys, and TooManyWaiting.
     """
     if token is None:
         return NO_CREDENTIAL
     if keys.looks_like_key(token):
         return (await find_key(keys.digest(token)) or UNKNOWN_KEY) if keys.well_formed(token) else UNKNOWN_KEY
     algorithms = {guard.issuer: PROVIDERS[guard.provider].algorithms for guard in guards if guard.issuer is not None}
-    return await tokens.credential(token, algorithms) if algorithms else NO_CREDENTIAL
+    return await tokens.credential(token, algorithms, party) if algorithms else NO_CREDENTIAL

@@ -12,6 +12,7 @@ import httpx
 from server.domain.urls import Refused
 from server.identity.egress import Fetched, GuardedClient
 from server.identity.tokens import ASYMMETRIC, BadToken, VerifyingKey, header, load_jwks, verify
+from server.identity.turns import Turns
 
 DISCOVERY = "/.well-known/openid-configuration"
 MAX_DOCUMENT = 64 * 1024
@@ -22,6 +23,8 @@ REFETCH_S = 10.0
 # How long the last good keys serve while the issuer does not answer.
 KEEP_S = 3600.0
 MAX_ISSUERS = 1000
+# Tokens of one party that wait to be verified: about a fifth of a second.
+MOST_WAITING = 1000
 MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
 
 
@@ -60,16 +63,18 @@ class Issuers:
         self._monotonic = monotonic
         self._issuers: dict[str, _Issuer] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._turns = Turns(at_once=1, most_waiting=MOST_WAITING)
 
-    async def verify(self, token: str, issuer: str, algorithms: frozenset[str]) -> dict[str, Any]:
-        """The claims of a token that this issuer has signed. Raises BadToken or IssuerUnreachable.
+    async def verify(self, token: str, issuer: str, algorithms: frozenset[str], party: str = "") -> dict[str, Any]:
+        """The claims of a token that this issuer has signed. Raises BadToken, IssuerUnreachable or TooManyWaiting.
 
-        The audience is not checked here: it is the policy's.
+        The audience is not checked here: it is the policy's. It takes a turn of the party.
         """
         key = await self._key(issuer, header(token).get("kid"))
         if key.algorithm not in algorithms:
             raise BadToken("alg")
-        return verify(token, key, issuer=issuer, audience=None, now=self._clock())
+        async with self._turns.turn(party):
+            return verify(token, key, issuer=issuer, audience=None, now=self._clock())
 
     async def close(self) -> None:
         """Gives up what is being fetched, and closes the client."""

@@ -14,6 +14,7 @@ from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceServicer
 from orch8cloud.v1 import decisions_pb2
 
 from server.domain.api_keys import ApiKey
+from server.domain.plans import Rate, TrafficLimits
 from server.domain.policies import Policy
 from server.errors import FieldViolation, InvalidArgument
 from server.rpc.convert import list_value, moment, struct
@@ -107,10 +108,10 @@ class DataPlaneServicer(DataPlaneServiceServicer):
 
 def _message(message: Message) -> pb.WatchResponse:
     match message:
-        case Welcome(version, reset):
-            return pb.WatchResponse(hello=pb.ServerHello(version=version, reset=reset))
-        case Heartbeat(number):
-            return pb.WatchResponse(heartbeat=number)
+        case Welcome(version, reset, proxies):
+            return pb.WatchResponse(hello=pb.ServerHello(version=version, reset=reset), proxies=proxies)
+        case Heartbeat(number, proxies):
+            return pb.WatchResponse(heartbeat=number, proxies=proxies)
         case Change():
             return pb.WatchResponse(change=_change(message))
 
@@ -134,7 +135,16 @@ def _route(route: Route) -> pb.Route:
         status=route.status,
         upstream=upstream,
         policies=[_policy(policy) for policy in route.policies],
+        limits=_limits(route.limits),
     )
+
+
+def _limits(limits: TrafficLimits) -> pb.Limits:
+    return pb.Limits(organization=_rate(limits.organization), key=_rate(limits.key), open_streams=limits.open_streams)
+
+
+def _rate(rate: Rate | None) -> pb.Rate | None:
+    return None if rate is None else pb.Rate(per_second=rate.per_second, burst=rate.burst)
 
 
 def _policy(policy: Policy) -> pb.RoutePolicy:

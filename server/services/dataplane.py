@@ -6,6 +6,7 @@ from datetime import datetime
 
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Instance, Phase, Status
+from server.domain.plans import FREE, Plans, TrafficLimits
 from server.domain.policies import Policy
 from server.errors import NotFound
 from server.providers.runtime.base import Upstream
@@ -25,6 +26,7 @@ class Route:
     upstream: Upstream | None
     engine_key: str
     policies: tuple[Policy, ...]
+    limits: TrafficLimits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,24 +44,30 @@ class TrafficCount:
 class DataPlane:
     """Answers the proxies from the database."""
 
-    def __init__(self, *, database: Database, clock: Clock) -> None:
+    def __init__(self, *, database: Database, plans: Plans, clock: Clock) -> None:
         self._database = database
+        self._plans = plans
         self._clock = clock
 
     async def route(self, instance_id: str) -> Route:
-        """All that is needed to decide about an instance and to reach it. Raises NotFound."""
+        """All that is needed to decide about an instance and to reach it. Raises NotFound.
+
+        Its limits are those of the organization's plan: whoever changes it must note a change of each of its instances.
+        """
         async with self._database.read() as tx:
             instance = await tx.instances.find(instance_id)
             if instance is None:
                 raise NotFound("instance", instance_id)
             policies = await tx.policies.of_instance(instance_id)
             keys = await tx.instances.keys(instance_id)
+            organization = await tx.organizations.get(instance.org_id)
         return Route(
             instance=instance,
             status=_status(instance),
             upstream=_upstream(instance),
             engine_key=keys.engine_key,
             policies=tuple(policy for policy in policies if policy.fields.enabled),
+            limits=self._plans[organization.plan if organization is not None else FREE].traffic,
         )
 
     async def key(self, sha256: bytes) -> ApiKey:

@@ -24,6 +24,7 @@ from server.domain.rules import JSON
 from server.errors import FieldViolation, InvalidArgument
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
+from server.identity.turns import TooManyWaiting
 from server.services.identifiers import Clock
 from server.services.instances import visible
 from server.store.database import Database
@@ -71,6 +72,9 @@ class ExplainService:
         except IssuerUnreachable as error:
             nearest = NearestMiss(policy_id=None, rule=None, message=f"{error}.")
             return Explanation(decision=Decision(allowed=False), reason="DATA_PLANE_NOT_READY", nearest=nearest)
+        except TooManyWaiting:
+            nearest = NearestMiss(policy_id=None, rule=None, message="Too many tokens are being checked. Try again.")
+            return Explanation(decision=Decision(allowed=False), reason="RATE_LIMITED", nearest=nearest)
         target = Target(instance_id=instance.id, org_id=instance.org_id)
         decision = decide(target=target, guards=guards, credential=credential, now=self._clock())
         reason = decision.reason if not decision.allowed else _not_running(instance)
@@ -78,7 +82,7 @@ class ExplainService:
 
     async def _credential(self, question: Question, guards: tuple[Guard, ...]) -> Credential:
         if question.token is not None:
-            return await identify(question.token, guards, self._key, self._tokens)
+            return await identify(question.token, guards, self._key, self._tokens, question.instance_id)
         if not isinstance(question.claims, Mapping):
             return NoCredential()
         claims = question.claims

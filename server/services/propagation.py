@@ -30,17 +30,19 @@ DRIFT = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The answer to a hello: the version now, and whether the proxy must forget everything first."""
+    """The answer to a hello: the version, whether everything must be forgotten first, and how many proxies serve."""
 
     version: int
     reset: bool
+    proxies: int
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The answer to a heartbeat."""
+    """The answer to a heartbeat, and how many proxies serve now."""
 
     number: int
+    proxies: int
 
 
 Message = Welcome | Heartbeat | Change
@@ -161,13 +163,13 @@ class Propagation:
         await self._publish()
         async with self._database.read() as tx:
             missed = [] if since == self._version else await tx.changes.since(since, REPLAY)
-        session.send(Welcome(self._version, reset=missed is None))
-        for change in missed or ():
-            session.send(change)
         before = self._sessions.get(session.proxy.id)
         if before is not None:
             before.close()
         self._sessions[session.proxy.id] = session
+        session.send(Welcome(self._version, reset=missed is None, proxies=self.connected))
+        for change in missed or ():
+            session.send(change)
         self._silent.pop(session.proxy.id, None)
 
     def acknowledge(self, session: WatchSession, version: int) -> None:
@@ -178,7 +180,7 @@ class Propagation:
     def heartbeat(self, session: WatchSession, number: int) -> None:
         """Gives the proxy more time."""
         session.heard()
-        session.send(Heartbeat(number))
+        session.send(Heartbeat(number, proxies=self.connected))
 
     async def leave(self, session: WatchSession, *, goodbye: bool) -> None:
         """Notes that a proxy's stream has ended. Without a goodbye it may serve on until its time is over."""

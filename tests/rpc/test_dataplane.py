@@ -16,8 +16,10 @@ from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
 
-from server.app import running
+from server.app import open_database, running
 from server.domain.keys import digest
+from server.services.identifiers import utc_now
+from server.services.propagation import SILENT_S, Heartbeat, Propagation, Welcome
 from server.workers.housekeeping import sweep
 from tests.support import sessions
 from tests.support.calls import eventually, failure
@@ -111,6 +113,39 @@ async def test_route_holds_what_a_decision_needs(channel: grpc.aio.Channel) -> N
     assert (policy.slug, policy.provider, policy.trigger_secret) == ("hook", "anonymous", "the-secret")
     failed = await failure(stub.GetRoute(pb.GetRouteRequest(instance_id="inst_nothing"), metadata=TOKEN))
     assert failed.reason == "NOT_FOUND"
+
+
+async def test_route_holds_the_limits_of_the_organizations_plan(tmp_path: Path) -> None:
+    plans = tmp_path / "plans.toml"
+    plans.write_text("[free]\n[small]\nkey_requests_per_second = 7\nkey_request_burst = 9\nopen_streams = 3\n")
+    async with (
+        running(settings(tmp_path, plans_file=plans, default_plan="small"), MemoryRuntime()) as app,
+        grpc.aio.insecure_channel(str(app.address)) as channel,
+    ):
+        stub: Any = DataPlaneServiceStub(channel)
+        route = await stub.GetRoute(pb.GetRouteRequest(instance_id=await new_instance(channel)), metadata=TOKEN)
+    assert route.limits == pb.Limits(key=pb.Rate(per_second=7, burst=9), open_streams=3)
+    assert not route.limits.HasField("organization"), "no limit is not a limit of 0"
+
+
+async def test_proxies_hear_how_many_they_are(tmp_path: Path) -> None:
+    now = 0.0
+    async with open_database(settings(tmp_path)) as database:
+        propagation = Propagation(database, clock=utc_now, confirm_timeout=1, monotonic=lambda: now)
+        first = await propagation.join("p1", STALE_MS, 0)
+        second = await propagation.join("p2", STALE_MS, 0)
+        propagation.heartbeat(first, 1)
+        heard = first.messages()
+        assert [await anext(heard), await anext(heard)] == [Welcome(0, False, 1), Heartbeat(1, 2)]
+        assert await anext(second.messages()) == Welcome(0, False, 2)
+        # One that hangs still has its connection, but takes no requests.
+        now += SILENT_S
+        propagation.heartbeat(first, 2)
+        assert await anext(heard) == Heartbeat(2, 1)
+        propagation.heartbeat(second, 1)
+        await propagation.leave(second, goodbye=True)
+        propagation.heartbeat(first, 3)
+        assert await anext(heard) == Heartbeat(3, 1)
 
 
 async def test_key_is_found_by_digest_and_use_is_noted(channel: grpc.aio.Channel) -> None:
@@ -263,7 +298,8 @@ async def test_heartbeats_are_answered_in_order_with_changes(channel: grpc.aio.C
     await proxy.hello()
     for number in (1, 2):
         await proxy.call.write(pb.WatchRequest(heartbeat=number))
-        assert (await proxy.read()).heartbeat == number
+        answer = await proxy.read()
+        assert (answer.heartbeat, answer.proxies) == (number, 1)
 
 
 async def test_stream_without_a_hello_is_refused(channel: grpc.aio.Channel) -> None:

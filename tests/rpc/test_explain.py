@@ -15,6 +15,7 @@ from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
 
 from server.app import running
+from server.identity.turns import TooManyWaiting, Turns
 from tests.support import sessions
 from tests.support.calls import eventually, failure
 from tests.support.issuer import Issuer, running_issuer
@@ -146,3 +147,15 @@ async def test_strangers_and_contradictions_are_refused(world: World) -> None:
     assert (await failure(world.ask(token="x", claims={}))).fields == ("claims",)
     assert (await failure(world.ask(claims=[1]))).fields == ("claims",)
     assert (await failure(world.ask(slug="a", path="/b"))).fields == ("path",)
+
+
+async def test_a_token_that_nobody_has_time_to_check_is_explained_as_that(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_turns: Turns, party: str) -> None:
+        assert party == world.instance_id
+        raise TooManyWaiting
+
+    await world.policy(provider="oidc", issuer=world.issuer.name)
+    monkeypatch.setattr(Turns, "turn", refuse)
+    assert outcome(await world.ask(token=world.issuer.sign())) == (False, 429, "RATE_LIMITED")

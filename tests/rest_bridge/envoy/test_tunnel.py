@@ -81,6 +81,17 @@ async def test_the_caller_sees_the_engines_answer_and_nothing_of_ours(edge: Edge
     assert "evil" not in got.headers.values()
 
 
+async def test_the_caller_is_told_of_the_plans_limit_and_not_of_the_engines(edge: Edge) -> None:
+    told = {"ratelimit-limit": "10", "ratelimit-remaining": "7", "ratelimit-reset": "2"}
+    edge.decisions.more = told
+    got = await edge.http.get("/api/tunnel/inst_1/")
+    assert {name: got.headers.get_list(name) for name in told} == {name: [value] for name, value in told.items()}
+    assert not set(told) & edge.engine.saw[-1].names()
+    edge.decisions.more = {}
+    got = await edge.http.get("/api/tunnel/inst_1/")
+    assert not set(told) & set(got.headers)
+
+
 async def test_an_engine_cannot_make_up_a_decision(edge: Edge) -> None:
     got = await edge.http.get("/api/tunnel/inst_1/")
     assert "x-orch8-decision-id" not in got.headers
@@ -186,6 +197,9 @@ async def test_a_refusal_reaches_the_caller_as_it_is(edge: Edge, status: int) ->
         "content-type": "application/json",
         "www-authenticate": 'Bearer realm="orch8-cloud"',
         "retry-after": "4",
+        "ratelimit-limit": "10",
+        "ratelimit-remaining": "0",
+        "ratelimit-reset": "4",
         "x-orch8-decision-id": "dec_1",
     }
     body = b'{"code":16,"message":"100% of \xc3\xa9 %REQ(:PATH)%","details":[]}'

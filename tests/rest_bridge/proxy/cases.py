@@ -1,7 +1,7 @@
 """A world of instances and keys. Every instance belongs to org_a; `running` ones share one engine."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from server.domain import keys
@@ -38,6 +38,8 @@ class Instance:
     status: str = "running"
     engine: str | None = "up"
     policies: Sequence[Mapping[str, Any]] = ()
+    org_id: str = "org_a"
+    limits: Mapping[str, Any] = field(default_factory=dict)
 
 
 INSTANCES: Mapping[str, Instance] = {

@@ -37,7 +37,13 @@ def route_message(instance_id: str, instance: Instance, *, engine_port: int) -> 
     port = unused_port() if instance.engine == "refusing" else engine_port
     upstream = {"host": "127.0.0.1", "port": port, "engine_key": cases.ENGINE_KEY}
     policies = [{"policy_id": f"pol_{number}", **policy} for number, policy in enumerate(instance.policies)]
-    route = {"instance_id": instance_id, "org_id": "org_a", "status": instance.status, "policies": policies}
+    route = {
+        "instance_id": instance_id,
+        "org_id": instance.org_id,
+        "status": instance.status,
+        "policies": policies,
+        "limits": instance.limits,
+    }
     return ParseDict(route if instance.engine is None else {**route, "upstream": upstream}, pb.Route())
 
 

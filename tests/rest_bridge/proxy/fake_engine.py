@@ -66,6 +66,7 @@ class FakeEngine:
             "x-engine": "yes",
             "x-orch8-secret": "internal",
             "fly-request-id": "internal",
+            "ratelimit-remaining": "the engine's own",
             "connection": "x-hop",
             "x-hop": "1",
         }

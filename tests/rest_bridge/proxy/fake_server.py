@@ -50,6 +50,7 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
         self.answers_heartbeats = True
         self.refuses = False
         self.resets = False
+        self.proxies = 1
         self.key_gate = Gate()
         self.route_gate = Gate()
         self.replay_gate = Gate()
@@ -143,7 +144,7 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
             elif kind == "heartbeat":
                 self.heartbeats += 1
                 if self.answers_heartbeats:
-                    queue.put_nowait(pb.WatchResponse(heartbeat=message.heartbeat))
+                    queue.put_nowait(pb.WatchResponse(heartbeat=message.heartbeat, proxies=self.proxies))
             else:
                 self.goodbyes += 1
                 queue.put_nowait(None)
@@ -152,7 +153,8 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
     def _greet(self, hello: pb.ProxyHello, queue: Any) -> None:
         self.hellos.append(hello)
         reset = self.resets or hello.since_version == 0
-        queue.put_nowait(pb.WatchResponse(hello=pb.ServerHello(version=self.version, reset=reset)))
+        welcome = pb.ServerHello(version=self.version, reset=reset)
+        queue.put_nowait(pb.WatchResponse(hello=welcome, proxies=self.proxies))
         if not reset:
             for change in self.changes:
                 if change.version > hello.since_version:

@@ -93,8 +93,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     Example: {"reason": "POLICY_INVALID", "metadata": {"field": "allow[2].sub"}}
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 17
-    """Too many requests. RetryInfo and Retry-After say how long to wait.
-    Example: {"reason": "RATE_LIMITED", "metadata": {"retry_after_s": "2"}}
+    """Too many requests. RetryInfo and Retry-After say how long to wait; `scope` says whose limit it is: "key" or
+    "organization", with the plan's requests a second, or "instance", of which too many credentials wait to be checked.
+    Example: {"reason": "RATE_LIMITED", "metadata": {"scope": "organization", "limit": "2000", "burst": "4000"}}
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
     """A fault of ours. Quote the request id to support.
@@ -194,8 +195,9 @@ ERROR_REASON_POLICY_INVALID: ErrorReason.ValueType  # 16
 Example: {"reason": "POLICY_INVALID", "metadata": {"field": "allow[2].sub"}}
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 17
-"""Too many requests. RetryInfo and Retry-After say how long to wait.
-Example: {"reason": "RATE_LIMITED", "metadata": {"retry_after_s": "2"}}
+"""Too many requests. RetryInfo and Retry-After say how long to wait; `scope` says whose limit it is: "key" or
+"organization", with the plan's requests a second, or "instance", of which too many credentials wait to be checked.
+Example: {"reason": "RATE_LIMITED", "metadata": {"scope": "organization", "limit": "2000", "burst": "4000"}}
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
 """A fault of ours. Quote the request id to support.

@@ -56,6 +56,7 @@ class Route(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     UPSTREAM_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """The instance's id."""
     org_id: _builtins.str
@@ -70,6 +71,10 @@ class Route(_message.Message):
     def policies(self) -> _containers.RepeatedCompositeFieldContainer[Global___RoutePolicy]:
         """The enabled policies of the instance."""
 
+    @_builtins.property
+    def limits(self) -> Global___Limits:
+        """What the plan of the organization allows. Unset: no limits."""
+
     def __init__(
         self,
         *,
@@ -78,14 +83,77 @@ class Route(_message.Message):
         status: _builtins.str = ...,
         upstream: Global___Upstream | None = ...,
         policies: _abc.Iterable[Global___RoutePolicy] | None = ...,
+        limits: Global___Limits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["upstream", b"upstream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "org_id", b"org_id", "policies", b"policies", "status", b"status", "upstream", b"upstream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "limits", b"limits", "org_id", b"org_id", "policies", b"policies", "status", b"status", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class Limits(_message.Message):
+    """How much of the tunnel and the gateway an organization may use. All proxies together allow it; see WatchResponse.proxies."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    OPEN_STREAMS_FIELD_NUMBER: _builtins.int
+    open_streams: _builtins.int
+    """Streams that may be open at once to all instances of the organization. Unset: no limit."""
+    @_builtins.property
+    def organization(self) -> Global___Rate:
+        """Requests to all instances of the organization. Unset: no limit."""
+
+    @_builtins.property
+    def key(self) -> Global___Rate:
+        """Requests with one API key to the instances of the organization. Unset: no limit."""
+
+    def __init__(
+        self,
+        *,
+        organization: Global___Rate | None = ...,
+        key: Global___Rate | None = ...,
+        open_streams: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_open_streams", b"_open_streams", "key", b"key", "open_streams", b"open_streams", "organization", b"organization"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_open_streams", b"_open_streams", "key", b"key", "open_streams", b"open_streams", "organization", b"organization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__open_streams: _TypeAlias = _typing.Literal["open_streams"]  # noqa: Y015
+    _WhichOneofArgType__open_streams: _TypeAlias = _typing.Literal["_open_streams", b"_open_streams"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_streams) -> _WhichOneofReturnType__open_streams | None: ...
+
+Global___Limits: _TypeAlias = Limits  # noqa: Y015
+
+@_typing.final
+class Rate(_message.Message):
+    """A rate of requests, as a token bucket."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PER_SECOND_FIELD_NUMBER: _builtins.int
+    BURST_FIELD_NUMBER: _builtins.int
+    per_second: _builtins.int
+    """How many requests a second are allowed on average. At least 1."""
+    burst: _builtins.int
+    """How many are allowed at once after a quiet moment. At least 1."""
+    def __init__(
+        self,
+        *,
+        per_second: _builtins.int = ...,
+        burst: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["burst", b"burst", "per_second", b"per_second"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Rate: _TypeAlias = Rate  # noqa: Y015
 
 @_typing.final
 class Upstream(_message.Message):
@@ -385,8 +453,13 @@ class WatchResponse(_message.Message):
     HELLO_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
+    PROXIES_FIELD_NUMBER: _builtins.int
     heartbeat: _builtins.int
     """The number of the heartbeat that is answered."""
+    proxies: _builtins.int
+    """How many proxies are connected now, this one included: each allows its share of what Limits say. Set with the answers
+    to the hello and to heartbeats. 0: unchanged.
+    """
     @_builtins.property
     def hello(self) -> Global___ServerHello:
         """Answers the hello."""
@@ -401,10 +474,11 @@ class WatchResponse(_message.Message):
         hello: Global___ServerHello | None = ...,
         change: Global___Change | None = ...,
         heartbeat: _builtins.int = ...,
+        proxies: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "heartbeat", b"heartbeat", "hello", b"hello", "kind", b"kind", "proxies", b"proxies"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["hello", "change", "heartbeat"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
