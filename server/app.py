@@ -146,7 +146,11 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         policies=_policies(settings, shared, outside),
         system=SystemServicer(SystemService(database=database, propagation=propagation)),
         decisions=DecisionsServicer(decisions),
-        dataplane=DataPlaneServicer(DataPlane(database=database, plans=plans, clock=utc_now), decisions, propagation),
+        dataplane=DataPlaneServicer(
+            DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now),
+            decisions,
+            propagation,
+        ),
     )
     server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
     return App(

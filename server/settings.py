@@ -63,6 +63,9 @@ class ServerSettings(SharedSettings):
     role_claim: str = Field("app_metadata.org_role", min_length=1, description="Claim path of the member's role.")
     plans_file: Path | None = Field(None, description="The plans, in TOML. Unset: those of the package.")
     default_plan: str = Field("free", description="The plan of new organizations.")
+    traffic_limits: bool = Field(
+        True, description="Whether the plans' rates of requests and numbers of streams are enforced."
+    )
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
     )

@@ -93,16 +93,17 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     traffic = Traffic(calls.report)
     records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
+    streams = Streams(knowledge)
     decider = Decider(
         knowledge=knowledge,
         tokens=Tokens(issuers),
         traffic=traffic,
         records=records,
         limiter=Limiter(clock=clock),
+        streams=streams,
         session_cookie=settings.session_cookie,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
-    streams = Streams(knowledge)
     app: App = DecideApp(decider=decider, knowledge=knowledge)
     if session is not None:
         app = _direct_app(settings, decider, knowledge, session, streams)

@@ -10,13 +10,14 @@ from rest_bridge.proxy import refusals
 from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.credentials import SeveralCredentials, bearer
 from rest_bridge.proxy.entries import RUNNING, Route, Upstream
-from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, get_all, header_text, without_session
+from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, asks_for_stream, get_all, header_text, without_session
 from rest_bridge.proxy.limits import Limiter, Standing
 from rest_bridge.proxy.passes import Pass
 from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.signing import signed_headers
+from rest_bridge.proxy.streams import Streams
 from rest_bridge.proxy.targets import PathTarget
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.trail import Trail
@@ -64,6 +65,7 @@ class Decider:
         traffic: Traffic,
         records: Records,
         limiter: Limiter,
+        streams: Streams,
         session_cookie: str,
     ) -> None:
         self._knowledge = knowledge
@@ -71,6 +73,7 @@ class Decider:
         self._traffic = traffic
         self._records = records
         self._limiter = limiter
+        self._streams = streams
         self._session_cookie = session_cookie.encode()
 
     async def decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
@@ -132,6 +135,9 @@ class Decider:
         """The answer to a caller whom a policy, the guard, lets in."""
         if route.upstream is None or route.status != RUNNING:
             return refusals.not_running(path.instance_id, route.status)
+        crowded = self._streams.crowded(route.target.org_id, route.limits.open_streams)
+        if crowded is not None and asks_for_stream(headers):
+            return crowded
         standing = self._charge(route, credential)
         if standing is not None and standing.retry_after:
             return refusals.too_many(standing)
@@ -181,12 +187,12 @@ class Decider:
 
 def _passed(route: Route, guard: Guard, credential: Credential) -> Pass:
     """What has to stay true for the answer to go on. A key that was not what let the caller in does not matter."""
-    mark, instance_id = route.marks[guard.policy_id], route.target.instance_id
+    mark, instance_id, org_id = route.marks[guard.policy_id], route.target.instance_id, route.target.org_id
     if guard.provider != API_KEY or not isinstance(credential, KeyCredential):
-        return Pass(instance_id=instance_id, mark=mark)
+        return Pass(instance_id=instance_id, org_id=org_id, mark=mark)
     expires = credential.expires_at
     until = expires.timestamp() if expires is not None else None
-    return Pass(instance_id=instance_id, mark=mark, key=credential.digest, until=until)
+    return Pass(instance_id=instance_id, org_id=org_id, mark=mark, key=credential.digest, until=until)
 
 
 def _trigger_secret(accepted: Guard | None, guards: Sequence[Guard]) -> str | None:

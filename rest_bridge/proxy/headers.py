@@ -73,6 +73,13 @@ def get_all(headers: Headers, name: bytes) -> list[bytes]:
     return [value for key, value in headers if key == name]
 
 
+def asks_for_stream(headers: Headers) -> bool:
+    """Whether a request says that its answer goes on: an upgrade, or server-sent events."""
+    return any(
+        name == b"upgrade" or (name == b"accept" and b"text/event-stream" in value.lower()) for name, value in headers
+    )
+
+
 def to_engine(headers: Headers, *, removed: Iterable[bytes], added: Headers) -> list[Header]:
     """The caller's headers as the engine sees them; `added` ones replace the caller's of the same name."""
     dropped = _DROPPED | set(removed) | {name for name, _ in added}

@@ -152,6 +152,12 @@ def too_many_unseen(instance_id: str) -> Refusal:
     return refusal("RATE_LIMITED", message, {"scope": "instance"}, retry_after=RETRY_AFTER)
 
 
+def too_many_streams(limit: int) -> Refusal:
+    """The organization has as many streams open as its plan allows."""
+    message = f"The organization's plan allows {limit} open streams at once. Close one, or choose a larger plan."
+    return refusal("RATE_LIMITED", message, {"scope": "open streams", "limit": str(limit)}, retry_after=RETRY_AFTER)
+
+
 def several_credentials() -> Refusal:
     """More than one Authorization header."""
     return refusal("UNAUTHENTICATED", "Send exactly one Authorization header.", headers=(_challenge(bad_token=True),))

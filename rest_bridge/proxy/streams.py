@@ -6,6 +6,7 @@ such as server-sent events, WebSockets and long downloads, are checked again her
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ class Streams:
         self._knowledge = knowledge
         self._clock = clock
         self._open: set[Stream] = set()
+        self._of_org: Counter[str] = Counter()
         self._unchecked: set[Stream] = set()
         self._wake = asyncio.Event()
         self._checking = asyncio.Lock()
@@ -53,11 +55,22 @@ class Streams:
         """Watches an answer for as long as the context lasts: every change from now on is checked."""
         stream = Stream(passed, cut)
         self._open.add(stream)
+        self._of_org[passed.org_id] += 1
         try:
             yield
         finally:
             self._open.discard(stream)
+            self._left(passed.org_id)
             self._unchecked.discard(stream)
+
+    def crowded(self, org_id: str, limit: int | None) -> Refusal | None:
+        """The refusal of one more, where the organization has as many as its plan allows (None: any number).
+
+        All proxies together allow that many, so each allows its share.
+        """
+        if limit is None or self._of_org[org_id] < max(1, limit // self._knowledge.proxies):
+            return None
+        return refusals.too_many_streams(limit)
 
     async def run(self) -> None:
         """Checks for as long as the proxy lives."""
@@ -100,6 +113,11 @@ class Streams:
         if reason is None:
             return None
         return refusals.not_let_in(Decision(allowed=False, reason=reason), key, had_token=True)
+
+    def _left(self, org_id: str) -> None:
+        self._of_org[org_id] -= 1
+        if not self._of_org[org_id]:
+            del self._of_org[org_id]
 
     def _changed(self, instance_id: str | None, key: bytes | None) -> None:
         """Something changed. With neither, anything may have."""

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Instance, Phase, Status
-from server.domain.plans import FREE, Plans, TrafficLimits
+from server.domain.plans import FREE, UNLIMITED, Plans, TrafficLimits
 from server.domain.policies import Policy
 from server.errors import NotFound
 from server.providers.runtime.base import Upstream
@@ -44,9 +44,11 @@ class TrafficCount:
 class DataPlane:
     """Answers the proxies from the database."""
 
-    def __init__(self, *, database: Database, plans: Plans, clock: Clock) -> None:
+    def __init__(self, *, database: Database, plans: Plans, limited: bool, clock: Clock) -> None:
+        """`limited`: the proxies are told the plans' rates of requests, to enforce them."""
         self._database = database
         self._plans = plans
+        self._limited = limited
         self._clock = clock
 
     async def route(self, instance_id: str) -> Route:
@@ -67,8 +69,11 @@ class DataPlane:
             upstream=_upstream(instance),
             engine_key=keys.engine_key,
             policies=tuple(policy for policy in policies if policy.fields.enabled),
-            limits=self._plans[organization.plan if organization is not None else FREE].traffic,
+            limits=self._limits(organization.plan if organization is not None else FREE),
         )
+
+    def _limits(self, plan: str) -> TrafficLimits:
+        return self._plans[plan].traffic if self._limited else UNLIMITED
 
     async def key(self, sha256: bytes) -> ApiKey:
         """What is known of a key. Raises NotFound."""

@@ -70,6 +70,9 @@ def variables(options: Options, keyring: Keyring, run_dir: Path) -> dict[str, st
         "ORCH8_EDGE_ADMIN_ADDR": f"unix:{run_dir / 'admin.sock'}",
         "ORCH8_PUBLIC_URL": options.url,
     }
+    # The packaged rates are for a service that many share. Here only those apply that somebody asked for.
+    if not inherited_environment().keys() & {"ORCH8_PLANS_FILE", "ORCH8_TRAFFIC_LIMITS"}:
+        chosen["ORCH8_TRAFFIC_LIMITS"] = "false"
     return chosen | ({"ORCH8_DEFAULT_PLAN": options.plan} if options.plan else {})
 
 

@@ -26,7 +26,7 @@ Answer = Callable[[Any, Context], Awaitable[Any]]
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
-PASS = Pass(instance_id="inst_1", mark="default")
+PASS = Pass(instance_id="inst_1", org_id="org_1", mark="default")
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 

@@ -215,6 +215,26 @@ async def test_a_server_that_is_away_for_a_moment_cuts_nothing(
         assert await is_cut(answer)
 
 
+async def test_no_more_streams_than_the_plan_allows_and_plain_requests_go_on(running: Running, world: World) -> None:
+    for instance_id in ("inst_plain", "inst_ruled"):
+        world.service.routes[instance_id].limits.open_streams = 2
+        await world.service.until_acked(world.service.change(instance_id=instance_id))
+    headers = dict([cases.bearer(cases.KEY), ("accept", "text/event-stream")])
+    async with AsyncExitStack() as streams:
+        for instance_id in ("inst_plain", "inst_ruled"):
+            path = f"/api/tunnel/{instance_id}/events"
+            opened = await streams.enter_async_context(running.client.request("GET", path, headers=headers))
+            await first_event(opened)
+        async with running.client.request("GET", EVENTS, headers=headers) as refused:
+            assert (refused.status, refused.headers["retry-after"]) == (429, "2")
+            info = (await refused.json())["details"][0]
+            assert (info["reason"], info["metadata"]) == ("RATE_LIMITED", {"scope": "open streams", "limit": "2"})
+        assert await running.client.status("/api/tunnel/inst_plain/x") == (200, None)
+    await _until(lambda: len(running.proxy.streams) == 0)
+    async with running.client.request("GET", EVENTS, headers=headers) as again:
+        await first_event(again)
+
+
 async def test_short_answers_are_not_watched(running: Running) -> None:
     async with running.client.get("/api/tunnel/inst_plain/x") as answer:
         assert await answer.read() == b"from the engine"
@@ -230,15 +250,15 @@ async def _until(condition: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     "passed",
     [
-        Pass(instance_id="inst_1", mark="default"),
-        Pass(instance_id="inst_1", mark="0123456789abcdef", key=bytes(range(32)), until=1795486624.25),
+        Pass(instance_id="inst_1", org_id="org_1", mark="default"),
+        Pass(instance_id="i", org_id="o", mark="0123456789abcdef", key=bytes(range(32)), until=1795486624.25),
     ],
 )
 def test_a_pass_is_read_as_it_was_written(passed: Pass) -> None:
     assert Pass.parse(passed.text()) == passed
 
 
-@pytest.mark.parametrize("text", ["", "inst_1", "inst_1 default xyz -", "inst_1 default - soon", "a b - - c"])
+@pytest.mark.parametrize("text", ["", "inst_1", "inst_1 org default xyz -", "inst_1 org default - soon", "a b c - - d"])
 def test_what_is_no_pass_is_refused(text: str) -> None:
     with pytest.raises(BadPass):
         Pass.parse(text)
