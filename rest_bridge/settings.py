@@ -32,6 +32,11 @@ class EdgeSettings(Settings):
     )
     envoy_bin: FilePath | None = Field(None, description="An Envoy to run instead of the packaged one.")
     envoy_concurrency: int = Field(2, ge=1, le=64, description="Envoy's worker threads.")
+    busy_from: int = Field(
+        20,
+        ge=0,
+        description="Requests in 0.2 s from which a worker repeats decisions, where the proxy lets it (EDGE_LEASE).",
+    )
     access_log: bool = Field(
         True, description="Whether the edge logs each request as a JSON line to its standard output."
     )
@@ -49,6 +54,12 @@ class ProxySettings(SharedSettings):
     proxy_id: str = Field("", max_length=128, description="Names this proxy; two at once must differ. Empty: random.")
     stale_limit: float = Field(
         60, ge=0, le=3600, description="Seconds for which the proxy serves what it knows while the server is away."
+    )
+    edge_lease: float = Field(
+        0.2,
+        ge=0,
+        le=2,
+        description="Seconds for which a busy Envoy may repeat decisions; a revocation may answer so much later.",
     )
     decision_sample: float = Field(
         0.01, ge=0, le=1, description="Share of the requests let in whose decision is recorded; refusals always are."

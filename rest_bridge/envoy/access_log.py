@@ -23,7 +23,12 @@ FIELDS = {
 }
 
 
+# Load balancers, and we ourselves, ask every second.
+_NO_PROBE = {"name": ":path", "string_match": {"exact": "/healthz"}, "invert_match": True}
+
+
 def access_log() -> list[Json]:
     """The log on standard output."""
     kind = "envoy.extensions.access_loggers.stream.v3.StdoutAccessLog"
-    return [extension("envoy.access_loggers.stdout", kind, log_format={"json_format": FIELDS})]
+    log = extension("envoy.access_loggers.stdout", kind, log_format={"json_format": FIELDS})
+    return [{**log, "filter": {"header_filter": {"header": _NO_PROBE}}}]

@@ -2,13 +2,14 @@
 
 import base64
 
-from rest_bridge.envoy import headers, streams
+from rest_bridge.envoy import headers, remembered, streams
 from rest_bridge.envoy.access_log import PATH_STATE
 from rest_bridge.envoy.clusters import DNS_CACHE, PROXY
 from rest_bridge.envoy.descriptors import descriptor_set, public_services
 from rest_bridge.envoy.fragments import LUA, Json, duration, extension, lua, lua_string, typed
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.local_replies import RETRY_AFTER
+from rest_bridge.envoy.matching import not_, request_header, skipping
 from rest_bridge.errors import error_body
 
 CORS = "envoy.filters.http.cors"
@@ -31,7 +32,7 @@ OPTIONAL = (COMPRESSOR, EXT_AUTHZ, streams.NAME, GRPC_WEB, LUA, BUFFER, TRANSCOD
 COMPRESSED_FROM = 1024
 
 
-def http_filters(limits: Limits) -> list[Json]:
+def http_filters(limits: Limits, busy_from: int) -> list[Json]:
     """The filters in the order in which a request meets them; an answer meets them in reverse.
 
     The decision is on for every route that does not switch it off, so that a forgotten route is closed. Compression
@@ -42,6 +43,7 @@ def http_filters(limits: Limits) -> list[Json]:
         no_grpc(),
         extension(CORS, f"{_KINDS}.cors.v3.Cors"),
         compressor(),
+        remembered.repeat(busy_from),
         ext_authz(limits),
         streams.watch(limits),
         extension(GRPC_WEB, f"{_KINDS}.grpc_web.v3.GrpcWeb"),
@@ -54,10 +56,14 @@ def http_filters(limits: Limits) -> list[Json]:
 
 
 def no_grpc() -> Json:
-    """Refuses native gRPC on every route but those that serve it, with a true HTTP 400."""
+    """Refuses native gRPC on every route but those that serve it, with a true HTTP 400.
+
+    It is skipped for all other content types, since a filter in Lua costs a tenth of a whole tunnelled request.
+    """
     message = "This path takes no gRPC. Send the request as JSON, with the content type application/json."
     body = error_body("INVALID_ARGUMENT", message, {"field": "content-type"}).decode()
-    return lua("no_grpc.lua", NO_GRPC, BODY=lua_string(body), MARK=headers.NO_GRPC)
+    code = lua("no_grpc.lua", BODY=lua_string(body), MARK=headers.NO_GRPC)
+    return skipping(NO_GRPC, code, not_(request_header("content-type", "application/grpc.*")))
 
 
 def remember_path() -> Json:
@@ -93,8 +99,7 @@ def ext_authz(limits: Limits) -> Json:
         "authorization_response": {
             "allowed_upstream_headers": headers.patterns(headers.DECIDED),
             "allowed_client_headers": headers.patterns(headers.REFUSED_WITH),
-            "allowed_client_headers_on_success": headers.patterns(headers.ALLOWED_WITH),
-            "dynamic_metadata_from_headers": headers.patterns((streams.PASS, headers.DECISION_ID)),
+            "dynamic_metadata_from_headers": headers.patterns((streams.PASS, *headers.ALLOWED_WITH)),
         },
     }
     return extension(
@@ -103,6 +108,7 @@ def ext_authz(limits: Limits) -> Json:
         http_service=service,
         allowed_headers=headers.patterns(headers.ASKED_WITH),
         clear_route_cache=True,
+        filter_enabled_metadata=remembered.undecided(),
         failure_mode_allow=False,
         status_on_error={"code": 503},
     )

@@ -22,7 +22,7 @@ def http_connection_manager(settings: EdgeSettings, limits: Limits) -> Json:
         **_bounds(limits),
         local_reply_config=local_replies(limits),
         route_config=route_config(limits, settings.allowed_origins),
-        http_filters=http_filters(limits),
+        http_filters=http_filters(limits, settings.busy_from),
         access_log=access_log() if settings.access_log else [],
     )
 

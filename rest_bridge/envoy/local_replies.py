@@ -23,7 +23,7 @@ _GRPC = f"xds.route_name.startsWith('{GRPC}') && {_IS_GRPC}"
 # The transcoder has made a REST request look like gRPC by the time it finds a fault in it.
 _NO_GRPC = f"{_IS_GRPC} && !('x-envoy-original-method' in request.headers)"
 _REFUSED = "response.code_details == 'ext_authz_denied'"
-_DECIDED = {headers.DECISION_ID: f"%DYNAMIC_METADATA({streams.DECISION}:{headers.DECISION_ID})%"}
+_DECIDED = streams.decided(headers.ALLOWED_WITH)
 _CUT = "response.code_details.contains('stream_cut')"
 _AS_IT_IS = "%LOCAL_REPLY_BODY%"
 

@@ -18,6 +18,7 @@ from rest_bridge.envoy.admin import Admin, written_address
 from rest_bridge.envoy.bootstrap import DEFAULT_LIMITS, bootstrap
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.listeners import NAME
+from rest_bridge.envoy.pulse import beat
 from rest_bridge.settings import EdgeSettings
 from server.configuration import StartFailed
 from server.domain.addresses import Address
@@ -160,8 +161,10 @@ async def run_edge(settings: EdgeSettings) -> int:
     await edge.start()
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.wait())
+    pulse = asyncio.create_task(beat(await edge.address(), tls=settings.tls_cert_file is not None))
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
+    pulse.cancel()
     await edge.stop()
     stop.cancel()
     code = await ended

@@ -155,6 +155,7 @@ def _engine_route(name: str, regex: str, rewrite: Json, limits: Limits) -> Json:
         "match": {"safe_regex": {"regex": regex}},
         "route": {"cluster_header": headers.CLUSTER, "regex_rewrite": rewrite, **_no_end(limits)},
         "request_headers_to_remove": [*headers.NOT_FOR_ENGINES],
+        "response_headers_to_add": set_headers(streams.decided(headers.ALLOWED_WITH)),
         "typed_per_filter_config": {
             **_only(filters.EXT_AUTHZ, streams.NAME),
             filters.FORWARD_PROXY: filters.forward_to_header(headers.UPSTREAM),

@@ -4,9 +4,12 @@ Measured with Envoy 1.40: an answer of the processor that nobody asked for break
 one too; where the connection to the processor is lost, Envoy breaks its streams off.
 """
 
+from collections.abc import Iterable
+
 from rest_bridge.envoy.clusters import STREAMS
 from rest_bridge.envoy.fragments import Json, duration, extension
 from rest_bridge.envoy.limits import Limits
+from rest_bridge.envoy.matching import answer_header, skipping
 
 NAME = "orch8.streams"
 # The decision's answer, from which Envoy keeps the pass, and where it does.
@@ -37,19 +40,9 @@ def watch(limits: Limits) -> Json:
         response_attributes=["response.code_details"],
         metadata_options={"forwarding_namespaces": {"untyped": [DECISION]}},
     )
-    return extension(
-        NAME,
-        "envoy.extensions.common.matching.v3.ExtensionWithMatcher",
-        extension_config=processor,
-        xds_matcher={"matcher_list": {"matchers": [_skip("content-length", _SHORT), _skip(":status", _EMPTY)]}},
-    )
+    return skipping(NAME, processor, answer_header("content-length", _SHORT), answer_header(":status", _EMPTY))
 
 
-def _skip(header: str, pattern: str) -> Json:
-    kind = "envoy.type.matcher.v3.HttpResponseHeaderMatchInput"
-    found = {
-        "input": extension("header", kind, header_name=header),
-        "value_match": {"safe_regex": {"google_re2": {}, "regex": pattern}},
-    }
-    skip = extension("skip", "envoy.extensions.filters.common.matcher.action.v3.SkipFilter")
-    return {"predicate": {"single_predicate": found}, "on_match": {"action": skip}}
+def decided(names: Iterable[str]) -> dict[str, str]:
+    """Headers with what the decision said under these names. Those of which it said nothing are left out."""
+    return {name: f"%DYNAMIC_METADATA({DECISION}:{name})%" for name in names}

@@ -17,6 +17,7 @@ from rest_bridge.proxy.asgi import ENGINE_ASKED, App, Message, Receive, Scope, S
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
 from rest_bridge.proxy.direct_app import DirectApp
+from rest_bridge.proxy.edge_leases import EdgeLeases
 from rest_bridge.proxy.forward import Forwarder, open_session
 from rest_bridge.proxy.http_protocol import protocol
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
@@ -26,6 +27,7 @@ from rest_bridge.proxy.logs import life_cycle_log
 from rest_bridge.proxy.processor import Processor
 from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import internal, stopped
+from rest_bridge.proxy.remembered import Remembered
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
 from rest_bridge.proxy.streams import Streams
@@ -89,22 +91,25 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     token = settings.dataplane_token.get_secret_value()
     calls = ServerCalls(address=settings.server_addr, token=token, proxy_id=proxy_id, log=log)
     lease = Lease(stale_limit=settings.stale_limit, clock=clock)
-    knowledge = Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease)
+    edges = EdgeLeases(lease, seconds=0 if direct else settings.edge_lease)
+    knowledge = Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease, edges=edges)
     traffic = Traffic(calls.report)
     records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     streams = Streams(knowledge)
+    limiter = Limiter(clock=clock)
     decider = Decider(
         knowledge=knowledge,
         tokens=Tokens(issuers),
         traffic=traffic,
         records=records,
-        limiter=Limiter(clock=clock),
+        limiter=limiter,
         streams=streams,
         session_cookie=settings.session_cookie,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
-    app: App = DecideApp(decider=decider, knowledge=knowledge)
+    remembered = Remembered(decider=decider, knowledge=knowledge, traffic=traffic, limiter=limiter, records=records)
+    app: App = DecideApp(decider=decider, knowledge=knowledge, remembered=remembered)
     if session is not None:
         app = _direct_app(settings, decider, knowledge, session, streams)
     return Proxy(

@@ -4,7 +4,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from rest_bridge.proxy.headers import Header
-from rest_bridge.proxy.refusals import GATEWAY_LIMIT
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -22,7 +21,7 @@ class CallerGone(Exception):
 
 
 class BodyTooLarge(Exception):
-    """The body is larger than the gateway takes."""
+    """The body is larger than its path takes."""
 
 
 async def answer(send: Send, status: int, headers: list[Header], body: bytes = b"") -> None:
@@ -31,15 +30,15 @@ async def answer(send: Send, status: int, headers: list[Header], body: bytes = b
     await send({"type": "http.response.body", "body": body})
 
 
-async def read_gateway_body(receive: Receive) -> bytes:
-    """The whole body of a gateway request. Raises CallerGone, or BodyTooLarge once it passes the limit."""
+async def read_body(receive: Receive, limit: int) -> bytes:
+    """The whole body of a request. Raises CallerGone, or BodyTooLarge once it passes the limit, in bytes."""
     body = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise CallerGone
         body += message.get("body", b"")
-        if len(body) > GATEWAY_LIMIT:
+        if len(body) > limit:
             raise BodyTooLarge
         if not message.get("more_body", False):
             return bytes(body)

@@ -68,6 +68,10 @@ class Known(Generic[K, V]):
                 return self._found.get(key)
             return await self._join(key)
 
+    def known(self, key: K) -> V | None:
+        """The value, if it is here."""
+        return self._found.get(key)
+
     def forget(self, key: K) -> None:
         """The thing has changed."""
         self._found.pop(key, None)

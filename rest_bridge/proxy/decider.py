@@ -21,7 +21,7 @@ from rest_bridge.proxy.streams import Streams
 from rest_bridge.proxy.targets import PathTarget
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.trail import Trail
-from server.domain.decisions import API_KEY, DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential, decide
+from server.domain.decisions import API_KEY, Credential, Decision, Guard, KeyCredential, decide
 from server.identity.credentials import Tokens, identify
 from server.identity.issuers import IssuerUnreachable
 from server.identity.turns import TooManyWaiting
@@ -83,6 +83,14 @@ class Decider:
         answer = await self._made(trail, headers, body)
         if trail.route is not None:
             self._note(trail, answer)
+        return answer
+
+    async def admit(self, trail: Trail, headers: Headers, *, drawn: bool) -> Admission | None:
+        """Decides as `decide` does. None, and nothing noted, where the request does not pass: then ask `decide`."""
+        answer = await self._made(trail, headers, b"") if self._knowledge.is_fresh() else None
+        if not isinstance(answer, Admission):
+            return None
+        self._note(trail, answer, drawn=drawn)
         return answer
 
     async def _made(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
@@ -173,16 +181,13 @@ class Decider:
         elif others is not None:
             removed.append(b"cookie")
 
-    def _note(self, trail: Trail, answer: Admission | Refusal) -> None:
+    def _note(self, trail: Trail, answer: Admission | Refusal, *, drawn: bool = False) -> None:
         """Counts the request, and has its decision recorded."""
         now = time.time()
-        decision, credential = trail.decision, trail.credential
-        guard = decision.guard if decision is not None else None
-        key_id = credential.key_id if isinstance(credential, KeyCredential) and guard is not None else None
-        policy_id = guard.policy_id if guard is not None and guard is not DEFAULT_GUARD else None
         refusal = answer if isinstance(answer, Refusal) else None
-        self._traffic.count(trail.path.instance_id, key_id, policy_id, refusal.status if refusal else 200, now)
-        self._records.note(trail, refusal, now)
+        status = refusal.status if refusal else 200
+        self._traffic.count(trail.path.instance_id, trail.key_id, trail.policy_id, status, now)
+        self._records.note(trail, refusal, now, drawn=drawn)
 
 
 def _passed(route: Route, guard: Guard, credential: Credential) -> Pass:

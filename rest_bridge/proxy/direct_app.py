@@ -13,7 +13,7 @@ from rest_bridge.proxy.asgi import (
     Send,
     answer,
     answer_probe,
-    read_gateway_body,
+    read_body,
 )
 from rest_bridge.proxy.decider import DECISION_HEADER, Decider, new_decision_id
 from rest_bridge.proxy.forward import Forwarder
@@ -127,7 +127,7 @@ async def _signed_body(scope: Scope, receive: Receive, target: PathTarget, secon
         if name == b"content-length" and int(value) > GATEWAY_LIMIT:
             raise BodyTooLarge
     async with asyncio.timeout(seconds):
-        return await read_gateway_body(receive)
+        return await read_body(receive, GATEWAY_LIMIT)
 
 
 async def _deny(send: Send, status: int, headers: Headers, body: bytes) -> None:

@@ -41,6 +41,10 @@ class Lease:
         """Whether requests may be served now."""
         return self.clock() <= self._until
 
+    def lasts(self, seconds: float) -> bool:
+        """Whether requests may still be served in so many seconds, even if nothing is heard of the server."""
+        return self._outlives_stream and self.clock() + seconds <= self._until
+
     def renew(self, asked_at: float) -> None:
         """The server has answered what was asked at this time, and everything it said before is applied."""
         self._until = max(self._until, asked_at + self.bound)

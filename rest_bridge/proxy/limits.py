@@ -18,6 +18,8 @@ from server.domain.plans import Rate, TrafficLimits
 ORGANIZATION = "organization"
 KEY = "key"
 MAX_BUCKETS = 100_000
+# The share of what is left of a rate that one edge may let pass unasked: several may do so at once.
+UNASKED = 0.25
 # How many of the oldest buckets are looked at for one that can go without being missed.
 EXAMINED = 16
 
@@ -49,6 +51,14 @@ class Standing(NamedTuple):
             (b"ratelimit-remaining", b"%d" % self.remaining),
             (b"ratelimit-reset", b"%d" % (self.retry_after or self.reset)),
         )
+
+
+class Allowance(NamedTuple):
+    """How many requests of an organization and of a key may pass before the next question; None: any number."""
+
+    organization: int | None
+    key: int | None
+    tightest: Standing | None
 
 
 class Bucket:
@@ -141,12 +151,7 @@ class Limiter:
 
     def charge(self, org_id: str, key_id: str | None, limits: TrafficLimits, *, proxies: int) -> Standing | None:
         """Charges a request, unless it is too many: then `retry_after` is not 0. None where nothing limits it."""
-        now = self._clock()
-        buckets = []
-        if limits.organization is not None:
-            buckets.append(self._organizations.drained(org_id, limits.organization, proxies, now))
-        if limits.key is not None and key_id is not None:
-            buckets.append(self._keys.drained((org_id, key_id), limits.key, proxies, now))
+        buckets = self._drained(org_id, key_id, limits, proxies)
         if not buckets:
             return None
         slowest = max(buckets, key=Bucket.wait)
@@ -155,3 +160,26 @@ class Limiter:
         for bucket in buckets:
             bucket.used += 1.0
         return min(buckets, key=Bucket.left).standing(refused=False)
+
+    def charge_passed(
+        self, org_id: str, key_id: str | None, limits: TrafficLimits, *, proxies: int, requests: int
+    ) -> Allowance:
+        """Charges requests that have passed already (remembered.py), and says how many more may pass unasked.
+
+        Where they were too many, the debt delays the next: by twice the time of a bucket at most.
+        """
+        buckets = self._drained(org_id, key_id, limits, proxies)
+        for bucket in buckets:
+            bucket.used = min(bucket.used + requests, 2 * bucket.burst)
+        left = {bucket.scope: max(0, int(bucket.left() * UNASKED)) for bucket in buckets}
+        tightest = min(buckets, key=Bucket.left).standing(refused=False) if buckets else None
+        return Allowance(organization=left.get(ORGANIZATION), key=left.get(KEY), tightest=tightest)
+
+    def _drained(self, org_id: str, key_id: str | None, limits: TrafficLimits, proxies: int) -> list[Bucket]:
+        now = self._clock()
+        buckets = []
+        if limits.organization is not None:
+            buckets.append(self._organizations.drained(org_id, limits.organization, proxies, now))
+        if limits.key is not None and key_id is not None:
+            buckets.append(self._keys.drained((org_id, key_id), limits.key, proxies, now))
+        return buckets

@@ -75,14 +75,22 @@ class Records:
         self._dropped: dict[str, int] = {}
         self._flushing = asyncio.Lock()
 
-    def note(self, trail: Trail, refusal: Refusal | None, at: float) -> None:
-        """Takes note of a decision about an instance that exists, made at a time (seconds since 1970)."""
+    @property
+    def sample(self) -> float:
+        """The share of the requests that pass which is recorded."""
+        return self._sample
+
+    def note(self, trail: Trail, refusal: Refusal | None, at: float, *, drawn: bool = False) -> None:
+        """Takes note of a decision about an instance that exists, made at a time (seconds since 1970).
+
+        `drawn`: whoever asked has drawn this one for the sample.
+        """
         if at // 60 != self._minute:
             self._turn(at)
         if refusal is not None:
             if self._admits(trail, passed=False):
                 self._waiting.append((trail, refusal.status, refusal.reason, at))
-        elif self._chosen(trail) and self._admits(trail, passed=True):
+        elif (self._chosen(trail) or drawn) and self._admits(trail, passed=True):
             self._waiting.append((trail, 200, None, at))
 
     async def run(self) -> None:

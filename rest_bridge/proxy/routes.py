@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from rest_bridge.proxy.cache import Known, ServerAway
+from rest_bridge.proxy.edge_leases import EdgeLeases
 from rest_bridge.proxy.entries import Route
 from rest_bridge.proxy.lease import Lease
 from server.domain.decisions import KeyCredential
@@ -25,7 +26,8 @@ __all__ = ["Knowledge", "ServerAway"]
 class Knowledge:
     """Routes and keys, asked for on demand and forgotten on change.
 
-    `version` is that of the last change applied, `proxies` how many there are, this one included.
+    `version` is that of the last change applied, `proxies` how many there are, this one included. `edges` has the
+    leases of those who act on what was known here.
     """
 
     def __init__(
@@ -34,8 +36,10 @@ class Knowledge:
         fetch_route: Callable[[str], Awaitable[Route | None]],
         fetch_key: Callable[[bytes], Awaitable[KeyCredential | None]],
         lease: Lease,
+        edges: EdgeLeases,
     ) -> None:
         self.lease = lease
+        self.edges = edges
         self.version = 0
         self.proxies = 1
         self._routes = Known(fetch_route, limit=MAX_ROUTES, unknown_limit=MAX_UNKNOWN)
@@ -58,6 +62,10 @@ class Knowledge:
         except TooManyWaiting:
             raise ServerAway("too many instances are being asked for") from None
 
+    def known_route(self, instance_id: str) -> Route | None:
+        """An instance, if it is known at once."""
+        return self._routes.known(instance_id)
+
     async def key(self, sha256: bytes, instance_id: str) -> KeyCredential | None:
         """A key by its digest, or None where there is none. Raises ServerAway.
 
@@ -65,21 +73,29 @@ class Knowledge:
         """
         return await self._keys.get(sha256, instance_id)
 
-    def route_changed(self, instance_id: str) -> None:
+    def route_changed(self, version: int, instance_id: str) -> None:
         """An instance, its policies or its upstream changed."""
         self._routes.forget(instance_id)
+        self._applied(version, f"i {instance_id}")
         self._tell(instance_id, None)
 
-    def key_changed(self, sha256: bytes) -> None:
+    def key_changed(self, version: int, sha256: bytes) -> None:
         """A key changed."""
         self._keys.forget(sha256)
+        self._applied(version, f"k {sha256.hex()}")
         self._tell(None, sha256)
 
-    def forget_all(self) -> None:
-        """Changes were missed: anything may be different."""
+    def start_over(self, version: int) -> None:
+        """Changes up to this version were missed: anything may be different. It may be lower than the last one."""
         self._routes.forget_all()
         self._keys.forget_all()
+        self.version = version
+        self.edges.started_over(version)
         self._tell(None, None)
+
+    def _applied(self, version: int, change: str) -> None:
+        self.version = max(self.version, version)
+        self.edges.applied(self.version, change)
 
 
 def _nobody(_instance_id: str | None, _key: bytes | None) -> None:

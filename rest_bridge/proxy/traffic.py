@@ -35,14 +35,22 @@ class Traffic:
         self._rows: dict[_Row, tuple[int, float]] = {}
         self._failures = 0
 
-    def count(self, instance_id: str, key_id: str | None, policy_id: str | None, status: int, now: float) -> None:
-        """Counts one request."""
+    def count(
+        self,
+        instance_id: str,
+        key_id: str | None,
+        policy_id: str | None,
+        status: int,
+        now: float,
+        requests: int = 1,
+    ) -> None:
+        """Counts requests that were decided alike."""
         row = (instance_id, key_id, policy_id, status)
         seen = self._rows.get(row)
         if seen is not None:
-            self._rows[row] = (seen[0] + 1, now)
+            self._rows[row] = (seen[0] + requests, now)
         elif len(self._rows) < MAX_ROWS:
-            self._rows[row] = (1, now)
+            self._rows[row] = (requests, now)
 
     async def run(self) -> None:
         """Reports for as long as the proxy lives."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rest_bridge.proxy.entries import Route
 from rest_bridge.proxy.targets import PathTarget
-from server.domain.decisions import Credential, Decision
+from server.domain.decisions import DEFAULT_GUARD, Credential, Decision, Guard, KeyCredential
 
 
 @dataclass(slots=True)
@@ -22,3 +22,18 @@ class Trail:
     credential: Credential | None = None
     decision: Decision | None = None
     problem: str | None = None
+
+    @property
+    def key_id(self) -> str | None:
+        """The API key that a policy has accepted."""
+        credential = self.credential
+        return credential.key_id if isinstance(credential, KeyCredential) and self._guard is not None else None
+
+    @property
+    def policy_id(self) -> str | None:
+        """The policy that has accepted the credential; None too where it is the one that every tunnel has."""
+        return self._guard.policy_id if self._guard is not None and self._guard is not DEFAULT_GUARD else None
+
+    @property
+    def _guard(self) -> Guard | None:
+        return self.decision.guard if self.decision is not None else None

@@ -69,12 +69,16 @@ class Watcher:
 
 
 class _Session:
-    """One stream. It reads and writes at once; acknowledgements coalesce while one is being written."""
+    """One stream. It reads and writes at once; acknowledgements coalesce while one is being written.
+
+    A change is acknowledged once no edge acts on what was before it.
+    """
 
     def __init__(self, *, stream: ChangeStream, knowledge: Knowledge) -> None:
         self._stream = stream
         self._knowledge = knowledge
         self._lease = knowledge.lease
+        self._edges = knowledge.edges
         self._asked: dict[int, float] = {}
         self._beats = 0
         self._acked = -1
@@ -123,8 +127,7 @@ class _Session:
         # A proxy that never heard of a change, or a server that is behind it: neither can be continued from.
         reset = hello.reset or known == 0 or hello.version < known
         if reset:
-            self._knowledge.forget_all()
-            self._knowledge.version = hello.version
+            self._knowledge.start_over(hello.version)
         self._complete_from = hello.version
         return reset
 
@@ -149,12 +152,11 @@ class _Session:
     def _apply(self, change: Change) -> None:
         subject = change.WhichOneof("subject")
         if subject == "instance_id":
-            self._knowledge.route_changed(change.instance_id)
+            self._knowledge.route_changed(change.version, change.instance_id)
         elif subject == "key_sha256":
-            self._knowledge.key_changed(change.key_sha256)
+            self._knowledge.key_changed(change.version, change.key_sha256)
         else:
-            self._knowledge.forget_all()
-        self._knowledge.version = max(self._knowledge.version, change.version)
+            self._knowledge.start_over(max(self._knowledge.version, change.version))
         self._wake.set()
 
     def _answered(self, beat: int) -> None:
@@ -172,14 +174,17 @@ class _Session:
             if loop.time() >= due:
                 due = loop.time() + self._lease.heartbeat_interval
                 await self._beat()
+            settles_in = self._edges.next_settles_in()
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(due):
+                async with asyncio.timeout_at(due if settles_in is None else min(due, loop.time() + settles_in)):
                     await self._wake.wait()
+        # Edges may act on what this proxy knew for a moment longer, and it answers for them.
+        await asyncio.sleep(self._edges.over_in())
         await self._stream.write(WatchRequest(goodbye=ProxyGoodbye()))
         await self._stream.finish()
 
     async def _acknowledge(self) -> None:
-        version = self._knowledge.version
+        version = self._edges.settled()
         if version > self._acked:
             self._acked = version
             await self._stream.write(WatchRequest(acked_version=version))

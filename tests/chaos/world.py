@@ -36,6 +36,8 @@ class World:
             "ORCH8_DEFAULT_PLAN": "enterprise",
             "ORCH8_DEV_ALLOW_LOOPBACK": "1",
             "ORCH8_ACCESS_LOG": "false",
+            # Busy at once, so that decisions are repeated and what is proved holds for them too.
+            "ORCH8_BUSY_FROM": "0",
         }
         self.parts = Parts(folder, settings=settings, own=own)
         self.entrances = {EDGE: self.parts.port, DIRECT: self.parts.direct_port, STRICT: port}

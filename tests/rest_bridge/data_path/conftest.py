@@ -22,6 +22,8 @@ from tests.support.issuer import Issuer, running_issuer
 
 IDLE = 1.5
 PATHS = ("direct", "envoy")
+# An Envoy that takes itself for busy at once, and so repeats decisions by itself where it can.
+BUSY = "busy"
 
 
 @dataclass(repr=False)
@@ -34,10 +36,18 @@ class World:
     issuers: Mapping[str, Issuer]
     ports: Mapping[str, int]
 
+    def clear(self) -> None:
+        """Forgets what the engines saw."""
+        self.engine.seen.clear()
+        self.engine.cancelled.clear()
+        self.engine.reached.clear()
+        self.raw_engine.heads.clear()
+
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def running_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    folder = tmp_path_factory.mktemp("data-path")
+    new_folder = tmp_path_factory.mktemp
+    folder = new_folder("data-path")
     engine, raw_engine, service = FakeEngine(), RawEngine(), FakeDataPlane()
     async with AsyncExitStack() as stack:
         for each in (engine, raw_engine):
@@ -63,7 +73,12 @@ async def running_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
         }
         ports = {
             "direct": await stack.enter_async_context(direct_path(**settings)),
-            "envoy": await stack.enter_async_context(envoy_path(folder, idle=IDLE, **settings)),
+            "envoy": await stack.enter_async_context(
+                envoy_path(folder, idle=IDLE, busy_from=10_000, proxy_id="deciding", **settings)
+            ),
+            "busy": await stack.enter_async_context(
+                envoy_path(new_folder("busy"), idle=IDLE, busy_from=0, proxy_id=BUSY, **settings)
+            ),
         }
         yield World(service, engine, raw_engine, issuers, ports)
 
@@ -71,10 +86,7 @@ async def running_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
 @pytest.fixture
 def world(running_world: World) -> World:
     """The world, with nothing left from the test before."""
-    running_world.engine.seen.clear()
-    running_world.engine.cancelled.clear()
-    running_world.engine.reached.clear()
-    running_world.raw_engine.heads.clear()
+    running_world.clear()
     return running_world
 
 

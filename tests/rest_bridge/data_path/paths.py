@@ -51,7 +51,7 @@ async def direct_path(**settings: Any) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def envoy_path(folder: Path, *, idle: float, **settings: Any) -> AsyncIterator[int]:
+async def envoy_path(folder: Path, *, idle: float, busy_from: int, **settings: Any) -> AsyncIterator[int]:
     """Envoy, before the proxy that only decides."""
     listen, streams = (Address(path=f"{folder}/{name}.sock") for name in ("proxy", "streams"))
     edge = EdgeSettings.read(
@@ -61,10 +61,11 @@ async def envoy_path(folder: Path, *, idle: float, **settings: Any) -> AsyncIter
         proxy_addr=listen,
         streams_addr=streams,
         envoy_concurrency=1,
+        busy_from=busy_from,
         access_log=False,
     )
     async with (
-        serving(direct=False, listen=listen, proxy_id="deciding", streams_listen=streams, **settings),
+        serving(direct=False, listen=listen, streams_listen=streams, **settings),
         EnvoyProcess(edge, Limits(stream_idle=idle)) as process,
     ):
         yield (await process.address()).port

@@ -8,7 +8,7 @@ import pytest
 from rest_bridge.proxy.signing import signature
 from tests.rest_bridge.data_path.cases import answers, credentials, framing, gateway, headers, rules, targets
 from tests.rest_bridge.data_path.cases.case import Case
-from tests.rest_bridge.data_path.conftest import World
+from tests.rest_bridge.data_path.conftest import BUSY, World
 from tests.rest_bridge.data_path.wire import Answer, send
 from tests.rest_bridge.proxy.cases import SECRET
 from tests.rest_bridge.proxy.fake_engine import Seen
@@ -21,7 +21,17 @@ CASES = list(chain.from_iterable(table.CASES for table in TABLES))
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:80])
 async def test_case(world: World, path: str, case: Case) -> None:
-    answer = await send(world.ports[path], case.request)
+    _check(world, path, case, await send(world.ports[path], case.request))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name[:80])
+async def test_a_busy_edge_gives_the_same_answer_again_and_again(world: World, case: Case) -> None:
+    for _ in range(4):
+        world.clear()
+        _check(world, "envoy", case, await send(world.ports[BUSY], case.request))
+
+
+def _check(world: World, path: str, case: Case, answer: Answer) -> None:
     status, reason, engine_path = case.status, case.reason, case.engine_path
     if case.instead is not None and case.instead[0] == path:
         assert case.because

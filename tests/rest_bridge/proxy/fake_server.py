@@ -40,6 +40,7 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
         self.version = 100
         self.hellos: list[pb.ProxyHello] = []
         self.acked: list[int] = []
+        self.acked_by: dict[str, int] = {}
         self.heartbeats = 0
         self.goodbyes = 0
         self.reports: list[pb.ReportTrafficRequest] = []
@@ -135,12 +136,15 @@ class FakeDataPlane(pb_grpc.DataPlaneServiceServicer):
             listener.cancel()
 
     async def _listen(self, requests: AsyncIterator[pb.WatchRequest], queue: Any) -> None:
+        proxy_id = ""
         async for message in requests:
             kind = message.WhichOneof("kind")
             if kind == "hello":
+                proxy_id = message.hello.proxy_id
                 self._greet(message.hello, queue)
             elif kind == "acked_version":
                 self.acked.append(message.acked_version)
+                self.acked_by[proxy_id] = message.acked_version
             elif kind == "heartbeat":
                 self.heartbeats += 1
                 if self.answers_heartbeats:

@@ -39,7 +39,7 @@ async def proxy(
     request: pytest.FixtureRequest, start_proxy: Callable[..., Any], clock: FrozenClock
 ) -> AsyncIterator[Running]:
     direct = request.param == "direct"
-    async with start_proxy(direct=direct, clock=clock) as running:
+    async with start_proxy(direct=direct, clock=clock, edge_lease=0) as running:
         running.client.origin += "" if direct else "/decide"
         yield running
 

@@ -41,7 +41,7 @@ async def running(
     """The proxy, and a client of the whole data path."""
     direct = request.param == "direct"
     async with AsyncExitStack() as stack:
-        running = await stack.enter_async_context(start_proxy(direct=direct, clock=clock, stale_limit=60))
+        running = await stack.enter_async_context(start_proxy(direct=direct, clock=clock, stale_limit=60, edge_lease=0))
         if not direct:
             watching = Address(path=f"{tmp_path}/streams.sock")
             running.watching = await stack.enter_async_context(AsyncExitStack())

@@ -1,0 +1,417 @@
+-- Repeats decisions of the proxy, for as long as the proxy lets this worker: it stands before ext_authz, which asks about
+-- everything that is not answered here. The other half is rest_bridge/proxy/remembered.py; why it is strict stands in
+-- edge_leases.py there. Whatever fails here leaves the request undecided, so ext_authz decides.
+--
+-- Only a busy worker remembers, since the first request of a lease waits for it. The question is the instance and the
+-- exact Authorization header; requests whose decision may depend on more are left to ext_authz.
+
+local LEASE_PATH = "/edge"
+local PROXY = "{{PROXY}}"
+local DECISION = "{{DECISION}}"
+local PASS = "{{PASS}}"
+local DECISION_ID = "{{DECISION_ID}}"
+local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
+
+-- So many requests in so many milliseconds make a worker busy; with 0 it always is.
+local BUSY, WINDOW = {{BUSY}}, 200
+-- A lease is renewed when half of it is over; without one the proxy is asked as often. Milliseconds.
+local RENEW = 100
+-- How long the proxy may take for an answer, and what was let pass may stay unreported. Milliseconds.
+local PATIENCE, REPORT = 1000, 1000
+-- What is reported at once, and how much is remembered: names of uses, and bytes.
+local REPORTED, REMEMBERED = 200, 8 * 1024 * 1024
+-- A decision weighs about so much besides its Authorization header, and larger headers are not remembered. Bytes.
+local ENTRY, LONGEST = 1024, 4096
+-- How long a credential that does not pass is left to ext_authz without a question. Milliseconds.
+local REFUSED = 1000
+-- Where the proxy has known less than this worker so many times, it is the worker that starts over.
+local BEHIND = 20
+
+-- A clock that cannot be set, and that goes on while the machine sleeps: Envoy's own in Lua is the wall clock.
+local CLOCKS = {Linux = 7, OSX = 6}
+
+local function monotonic()
+  local found, ffi = pcall(require, "ffi")
+  local id = jit ~= nil and CLOCKS[jit.os] or nil
+  if not found or id == nil then
+    return nil
+  end
+  ffi.cdef("typedef struct {long seconds; long nanoseconds;} orch8_time; int clock_gettime(int, orch8_time *);")
+  local time, library = ffi.new("orch8_time"), ffi.C
+  return function()
+    library.clock_gettime(id, time)
+    return tonumber(time.seconds) * 1000 + tonumber(time.nanoseconds) / 1e6
+  end
+end
+
+local clock = monotonic()
+
+-- Entries by instance and Authorization header, and where those of an API key are. An entry is a table, or the time until
+-- which its question is left to ext_authz: 0 is a question that was seen once. The older half goes when the younger is full.
+local function new_half()
+  return {of = {}, keys = {}, bytes = 0}
+end
+
+local young, old = new_half(), new_half()
+local known, lease_until, behind = nil, 0, 0
+local ask_at, report_at = 0, 0
+local window_end, in_window, busy = 0, 0, false
+-- What was let pass, by whose it is: shared by entries, and dropped with the last of them.
+local uses = setmetatable({}, {__mode = "v"})
+local buckets = setmetatable({}, {__mode = "v"})
+local unreported, unreported_count = {}, 0
+local seed, numbers, sample = string.rep("0", 24), 0, 0
+
+local function keep(id, authorization, entry)
+  if young.bytes > REMEMBERED / 2 then
+    old, young = young, new_half()
+  end
+  local of = young.of[id]
+  if of == nil then
+    of = {}
+    young.of[id] = of
+  end
+  if of[authorization] == nil then
+    young.bytes = young.bytes + #authorization + ENTRY
+  end
+  of[authorization] = entry
+  if type(entry) == "table" and entry.key ~= "-" then
+    local places = young.keys[entry.key] or {}
+    young.keys[entry.key] = places
+    places[id .. " " .. authorization] = {id, authorization}
+  end
+end
+
+local function recall(id, authorization)
+  local of = young.of[id]
+  local entry = of and of[authorization]
+  if entry ~= nil then
+    return entry
+  end
+  of = old.of[id]
+  entry = of and of[authorization]
+  if entry ~= nil then
+    keep(id, authorization, entry)
+  end
+  return entry
+end
+
+local function forget_all()
+  young, old = new_half(), new_half()
+end
+
+local function forget_key(half, key)
+  for _, place in pairs(half.keys[key] or {}) do
+    local of = half.of[place[1]]
+    if of ~= nil then
+      of[place[2]] = nil
+    end
+  end
+  half.keys[key] = nil
+end
+
+local function forget(kind, what)
+  for _, half in ipairs({young, old}) do
+    if kind == "i" then
+      half.of[what] = nil
+    else
+      forget_key(half, what)
+    end
+  end
+end
+
+local function bucket(name)
+  local found = buckets[name]
+  if found == nil then
+    found = {}
+    buckets[name] = found
+  end
+  return found
+end
+
+local function use_of(whose)
+  local use = uses[whose]
+  if use == nil then
+    local org, key = string.match(whose, "^%S+ (%S+) (%S+)")
+    use = {whose = whose, count = 0, org = bucket(org), key = bucket(org .. " " .. key)}
+    uses[whose] = use
+  end
+  return use
+end
+
+-- "organization's, key's, limit, remaining, reset"; a minus where there is no limit.
+local function set_terms(use, terms)
+  local org, key, limit, remaining, reset = string.match(terms, "^(%S+) (%S+) (%S+) (%S+) (%S+)$")
+  use.org.left, use.key.left = tonumber(org), tonumber(key)
+  use.limit, use.remaining, use.reset = limit, tonumber(remaining), reset
+end
+
+-- The lines that report what was let pass, and the uses that they are about.
+local function report()
+  local lines, reported = {}, {}
+  for whose, use in pairs(unreported) do
+    if #lines == REPORTED then
+      break
+    end
+    lines[#lines + 1] = "u " .. use.count .. " " .. whose
+    reported[#reported + 1] = use
+    use.count = 0
+    unreported[whose] = nil
+    unreported_count = unreported_count - 1
+  end
+  return lines, reported
+end
+
+local function post(handle, first, question, asynchronous)
+  local lines, reported = report()
+  report_at = clock() + REPORT
+  question[":method"], question[":path"], question[":authority"] = "POST", LEASE_PATH, PROXY
+  local body = first
+  if #lines > 0 then
+    body = body .. "\n" .. table.concat(lines, "\n")
+  end
+  local headers, answer = handle:httpCall(PROXY, question, body, PATIENCE, asynchronous)
+  if asynchronous or headers == nil or headers[":status"] ~= "200" then
+    return nil
+  end
+  return answer, reported
+end
+
+local function entry_of(fields, answered_at)
+  local set = {}
+  for i = 9, #fields do
+    set[#set + 1] = fields[i]
+  end
+  local removed = {}
+  for name in string.gmatch(fields[8], "[^,]+") do
+    removed[#removed + 1] = name
+  end
+  local use = use_of(fields[4])
+  set_terms(use, fields[6])
+  local good = tonumber(fields[3])
+  return {until_ = answered_at + good, key = fields[5], use = use, pass = fields[7], removed = removed, set = set}, fields[2]
+end
+
+local function split(line)
+  local fields = {}
+  for field in string.gmatch(line, "[^\t]+") do
+    fields[#fields + 1] = field
+  end
+  return fields
+end
+
+-- Takes in "version milliseconds reset sample seed". False where the proxy knows less than this worker: then nothing that
+-- it says may be kept.
+local function renew(line, asked_at)
+  local version, lease, reset, share, random = string.match(line, "^v (%d+) (%d+) ([01]) (%S+) (%x+)$")
+  version = tonumber(version)
+  if known == nil and numbers == 0 then
+    math.randomseed(tonumber(string.sub(random, 1, 8), 16))
+  end
+  seed, sample = random, tonumber(share)
+  if known ~= nil and version < known then
+    behind = behind + 1
+    if behind >= BEHIND then
+      forget_all()
+      known, lease_until, behind = nil, 0, 0
+    end
+    return false
+  end
+  behind = 0
+  if reset == "1" then
+    forget_all()
+  end
+  if tonumber(lease) > 0 then
+    known = version
+    lease_until = math.max(lease_until, asked_at + tonumber(lease))
+  end
+  return tonumber(lease) > 0
+end
+
+-- Asks the proxy, about a request where `question` has one. Gives the decision about it, its id, and whether it may be
+-- repeated; nothing where it does not pass, or nobody answers.
+local function ask(handle, question)
+  local asked_at = clock()
+  ask_at = asked_at + RENEW
+  local answer, reported = post(handle, known == nil and "-" or string.format("%d", known), question, false)
+  if answer == nil then
+    return nil
+  end
+  local lasting, terms, entry, decision_id = false, 0, nil, nil
+  for line in string.gmatch(answer, "[^\n]+") do
+    local kind = string.sub(line, 1, 1)
+    if kind == "v" then
+      lasting = renew(line, asked_at)
+    elseif kind == "t" then
+      terms = terms + 1
+      set_terms(reported[terms], string.sub(line, 3))
+    elseif kind == "e" then
+      entry, decision_id = entry_of(split(line), asked_at)
+    else
+      forget(kind, string.sub(line, 3))
+    end
+  end
+  return entry, decision_id, lasting
+end
+
+local function next_number()
+  numbers = numbers + 1
+  return string.format("%08x", numbers % 4294967296)
+end
+
+local function new_trace()
+  local number = next_number()
+  return "00-" .. seed .. number .. "-" .. string.sub(seed, 1, 8) .. number .. "-00"
+end
+
+-- Makes the request what the decision says, and tells ext_authz that it is decided.
+local function apply(handle, entry, decision_id)
+  -- Got anew: headers from before a question are out of scope after it.
+  local headers = handle:headers()
+  for _, name in ipairs(entry.removed) do
+    headers:remove(name)
+  end
+  local set = entry.set
+  for i = 1, #set, 2 do
+    headers:replace(set[i], set[i + 1])
+  end
+  if headers:get("traceparent") == nil then
+    headers:replace("traceparent", new_trace())
+  end
+  local metadata = handle:streamInfo():dynamicMetadata()
+  local use = entry.use
+  if use.remaining ~= nil then
+    metadata:set(DECISION, RATE[1], use.limit)
+    metadata:set(DECISION, RATE[2], string.format("%d", math.max(0, use.remaining - use.count)))
+    metadata:set(DECISION, RATE[3], use.reset)
+  end
+  metadata:set(DECISION, DECISION_ID, decision_id)
+  handle:clearRouteCache()
+  -- This comes last: from here on ext_authz is not asked.
+  metadata:set(DECISION, PASS, entry.pass)
+end
+
+local function is_left(of)
+  return of.left == nil or of.left >= 1
+end
+
+local function take(of)
+  if of.left ~= nil then
+    of.left = of.left - 1
+  end
+end
+
+local function count(use)
+  take(use.org)
+  take(use.key)
+  if use.count == 0 then
+    unreported[use.whose] = use
+    unreported_count = unreported_count + 1
+  end
+  use.count = use.count + 1
+end
+
+local function is_good(entry, now)
+  if type(entry) ~= "table" or now >= entry.until_ or now >= lease_until then
+    return false
+  end
+  return is_left(entry.use.org) and is_left(entry.use.key)
+end
+
+local function repeat_it(handle, entry)
+  count(entry.use)
+  apply(handle, entry, "dec_" .. string.sub(seed, 1, 12) .. next_number())
+end
+
+-- Asks about a request that is not remembered: when it comes for the second time, so that what comes once costs no more.
+local function learn(handle, headers, id, authorization, entry, now, drawn)
+  local leased = now < lease_until
+  if not leased and now < ask_at then
+    return
+  end
+  if entry == nil and leased then
+    keep(id, authorization, 0)
+    return
+  end
+  if type(entry) == "number" and now < entry then
+    return
+  end
+  local question = {["x-orch8-asked"] = headers:get(":method") .. " " .. string.match(headers:get(":path"), "^[^?]*")}
+  if authorization ~= "" then
+    question["authorization"] = authorization
+  end
+  if drawn then
+    question["x-orch8-drawn"] = "1"
+  end
+  local found, decision_id, lasting = ask(handle, question)
+  if found == nil then
+    keep(id, authorization, clock() + REFUSED)
+    return
+  end
+  if lasting and found.until_ > now then
+    keep(id, authorization, found)
+  end
+  apply(handle, found, decision_id)
+end
+
+-- What the decision depends on, where it depends on nothing else.
+local function question_of(headers)
+  local id, after = string.match(headers:get(":path") or "", "^/api/tunnel/(inst_[a-z0-9]+)(.?)")
+  if id == nil or (after ~= "" and after ~= "/" and after ~= "?") then
+    return nil
+  end
+  if headers:get("cookie") ~= nil or headers:get("upgrade") ~= nil or headers:getNumValues("authorization") > 1 then
+    return nil
+  end
+  local accept = headers:get("accept")
+  if accept ~= nil and string.find(string.lower(accept), "text/event-stream", 1, true) ~= nil then
+    return nil
+  end
+  local authorization = headers:get("authorization") or ""
+  if #authorization > LONGEST then
+    return nil
+  end
+  return id, authorization
+end
+
+local function is_busy(now)
+  if now >= window_end then
+    busy = BUSY == 0 or (in_window >= BUSY and now < window_end + WINDOW)
+    in_window, window_end = 0, now + WINDOW
+  end
+  in_window = in_window + 1
+  return busy
+end
+
+local function decide(handle, now)
+  local headers = handle:headers()
+  local id, authorization = question_of(headers)
+  if id == nil or not is_busy(now) then
+    return
+  end
+  local entry = recall(id, authorization)
+  local drawn = sample > 0 and math.random() < sample
+  if drawn or not is_good(entry, now) then
+    learn(handle, headers, id, authorization, entry, now, drawn)
+    return
+  end
+  if now >= ask_at then
+    ask(handle, {})
+    entry = recall(id, authorization)
+    if not is_good(entry, clock()) then
+      return
+    end
+  end
+  repeat_it(handle, entry)
+end
+
+function envoy_on_request(handle)
+  if clock == nil then
+    return
+  end
+  local now = clock()
+  decide(handle, now)
+  if unreported_count > 0 and now >= report_at then
+    post(handle, "counts", {}, true)
+  end
+end
