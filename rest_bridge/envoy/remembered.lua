@@ -192,9 +192,10 @@ local function entry_of(fields, answered_at)
   return {until_ = answered_at + good, key = fields[5], use = use, pass = fields[7], removed = removed, set = set}, fields[2]
 end
 
+-- A field may be empty: the subject of a token.
 local function split(line)
   local fields = {}
-  for field in string.gmatch(line, "[^\t]+") do
+  for field in string.gmatch(line .. "\t", "([^\t]*)\t") do
     fields[#fields + 1] = field
   end
   return fields
