@@ -89,12 +89,12 @@ async def test_suspend_and_resume(grpc_stub: Any, owner: Any, runtime: MemoryRun
     call = act(grpc_stub, owner, instance_id, "suspend")
     assert (await call).status == "suspended"
     assert int(dict(await call.initial_metadata())["x-orch8-version"]) > 0
-    assert runtime.engines[instance_id] == "stopped"
+    assert runtime.states[instance_id] == "stopped"
     again = await failure(act(grpc_stub, owner, instance_id, "suspend"))
     assert (again.http, again.metadata["status"]) == (409, "suspended")
 
     assert (await act(grpc_stub, owner, instance_id, "resume")).status == "running"
-    assert runtime.engines[instance_id] == "running"
+    assert runtime.states[instance_id] == "running"
     assert (await failure(act(grpc_stub, owner, instance_id, "resume"))).reason == "STATE_CONFLICT"
 
 
@@ -144,7 +144,7 @@ async def test_crashed_engine_is_started_again(grpc_stub: Any, owner: Any, runti
     runtime.crash(instance_id)
 
     async def restarted() -> bool:
-        return len(starts_of(runtime, instance_id)) > 1 and runtime.engines[instance_id] == "running"
+        return len(starts_of(runtime, instance_id)) > 1 and runtime.states[instance_id] == "running"
 
     await eventually(restarted)
     first, *later = starts_of(runtime, instance_id)
@@ -167,7 +167,7 @@ async def test_deleted_instance_is_gone_everywhere(grpc_stub: Any, owner: Any, r
     assert not (await grpc_stub.ListInstances(pb.ListInstancesRequest(), metadata=owner)).instances
 
     async def destroyed() -> bool:
-        return instance_id not in runtime.engines
+        return instance_id not in runtime.states
 
     await eventually(destroyed)
 

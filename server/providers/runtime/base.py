@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
@@ -54,6 +55,19 @@ class Observation:
     upstream: Upstream | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundEngine:
+    """An engine, or what is left of one, as a sweep for orphans finds it. `name` is what the runtime calls it.
+
+    Without `instance_id` it is not one of ours. `created_at` may be later than the truth, never earlier.
+    """
+
+    instance_id: str | None
+    name: str
+    state: EngineState
+    created_at: datetime | None
+
+
 class Runtime(Protocol):
     """Where engines run. Each method is idempotent, returns soon, and may be called again after a crash."""
 
@@ -82,6 +96,13 @@ class Runtime(Protocol):
 
     async def observe(self, instance_id: str) -> Observation:
         """Looks, and changes nothing."""
+        ...
+
+    async def engines(self) -> list[FoundEngine]:
+        """All that exists where engines run, whoever wants it: machines, and data without one.
+
+        Raises RuntimeUnavailable rather than to answer with less than all.
+        """
         ...
 
     async def close(self) -> None:
