@@ -28,6 +28,7 @@ class MemoryRuntime:
     held: bool = False
     failing: str | None = None
     unavailable: int = 0
+    unreachable: bool = False
     upstream: Upstream = field(default_factory=lambda: Upstream(host="127.0.0.1", port=9))
     states: dict[str, EngineState] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
@@ -42,7 +43,7 @@ class MemoryRuntime:
             raise RuntimeFailed(self.failing)
         if self.unavailable > 0:
             self.unavailable -= 1
-            raise RuntimeUnavailable("not now")
+            raise RuntimeUnavailable("not now", unreachable=self.unreachable)
         if self.states.get(spec.instance_id) is not EngineState.STARTING:
             self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
