@@ -1,10 +1,14 @@
 """What every runtime can do. The reconciler calls these until the engine is as the database says it should be."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+# Ids become names of folders, machines and volumes: nothing else may ever be started or removed.
+INSTANCE_ID = re.compile(r"inst_[a-z0-9]{1,25}", re.ASCII)
 
 
 class EngineState(StrEnum):

@@ -190,7 +190,7 @@ async def test_volume_stays_busy_for_a_while_after_its_machine(fly: Fly, api: ht
     assert fly.audit().volumes == ("data",)
 
     async def deleted() -> bool:
-        return (await api.delete(f"/volumes/{volume['id']}")).status_code == 200
+        return bool((await api.delete(f"/volumes/{volume['id']}")).is_success)
 
     await eventually(deleted)
     assert fly.audit().volumes == ()
@@ -198,7 +198,7 @@ async def test_volume_stays_busy_for_a_while_after_its_machine(fly: Fly, api: ht
 
 
 async def _gone(api: httpx.AsyncClient) -> bool:
-    return (await api.get("/volumes")).json() == []
+    return bool((await api.get("/volumes")).json() == [])
 
 
 async def test_names_are_unique_and_checked(fly: Fly, api: httpx.AsyncClient) -> None:
