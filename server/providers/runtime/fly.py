@@ -50,8 +50,10 @@ VOLUME_READY = "created"
 BUSY = (409, 412)
 LEASE_S = 15
 WAIT_S = 2
-# Shorter than the reconciler's lease: no step goes on when another worker may have begun one.
-STEP_S = 25.0
+# All of them shorter than the reconciler's lease, which is 30 s: when another worker may begin, no step goes on.
+LOOK_S = 8.0
+ACT_S = 18.0
+RELEASE_S = 2.0
 PROBE_TIMEOUT_S = 2.0
 LAUNCHES = 3
 
@@ -76,7 +78,7 @@ class FlyRuntime:
 
     async def run(self, spec: EngineSpec) -> Observation:
         """Makes the volume, then the machine, or starts the machine that there is."""
-        async with _step(spec.instance_id):
+        async with _step(spec.instance_id, ACT_S):
             machine = await self._find(spec.instance_id) or await self._create(spec)
             if machine is None:
                 return Observation(state=EngineState.STARTING)
@@ -85,13 +87,13 @@ class FlyRuntime:
             if machine.state in DOWN:
                 async with self._leased(machine.id) as nonce:
                     await self._api.change("start", machine.id, nonce)
-                await self._api.wait(machine.id, STARTED, WAIT_S)
+                await self._api.wait(machine, STARTED, WAIT_S)
                 machine = await self._find(spec.instance_id)
             return await self._seen(spec.instance_id, machine)
 
     async def stop(self, instance_id: str) -> Observation:
         """Stops or suspends the machine, as the operator has chosen; the data is on the volume."""
-        async with _step(instance_id):
+        async with _step(instance_id, ACT_S):
             machine = await self._find(instance_id)
             if machine is None or machine.state != STARTED:
                 state = await self._without_machine(instance_id) if machine is None else _state(machine)
@@ -100,12 +102,12 @@ class FlyRuntime:
             action, goal = ("suspend", "suspended") if self._config.suspend else ("stop", "stopped")
             async with self._leased(machine.id) as nonce:
                 await self._api.change(action, machine.id, nonce)
-            done = await self._api.wait(machine.id, goal, WAIT_S)
+            done = await self._api.wait(machine, goal, WAIT_S)
             return Observation(state=EngineState.STOPPED if done else EngineState.STOPPING)
 
     async def destroy(self, instance_id: str) -> Observation:
         """Destroys the machine, then every volume of its name, which Fly holds on to for a while after that."""
-        async with _step(instance_id):
+        async with _step(instance_id, ACT_S):
             machine = await self._find(instance_id)
             if machine is not None and not await self._destroyed(machine):
                 return Observation(state=EngineState.STOPPING)
@@ -118,7 +120,7 @@ class FlyRuntime:
 
     async def observe(self, instance_id: str) -> Observation:
         """Looks at the machine, and where Fly says that it is started, at the engine's health endpoint."""
-        async with _step(instance_id):
+        async with _step(instance_id, LOOK_S):
             return await self._seen(instance_id, await self._find(instance_id))
 
     async def engines(self) -> list[FoundEngine]:
@@ -169,7 +171,7 @@ class FlyRuntime:
                 raise
             return await self._namesake(spec.instance_id)
         self._ids[spec.instance_id] = machine.id
-        await self._api.wait(machine.id, STARTED, WAIT_S)
+        await self._api.wait(machine, STARTED, WAIT_S)
         return await self._find(spec.instance_id)
 
     async def _namesake(self, instance_id: str) -> Machine:
@@ -198,7 +200,7 @@ class FlyRuntime:
         if machine.state != "destroying":
             async with self._leased(machine.id) as nonce:
                 await self._api.destroy(machine.id, nonce)
-        return await self._api.wait(machine.id, "destroyed", WAIT_S)
+        return await self._api.wait(machine, "destroyed", WAIT_S)
 
     async def _volumes_of(self, instance_id: str) -> list[Volume]:
         """The instance's volumes, oldest first: that one has the data, should an unseen answer have led to two."""
@@ -247,17 +249,18 @@ class FlyRuntime:
         try:
             yield nonce
         finally:
-            with suppress(RuntimeFailed, RuntimeUnavailable):
-                await self._api.release(machine_id, nonce)
+            with suppress(RuntimeFailed, RuntimeUnavailable, TimeoutError):
+                async with asyncio.timeout(RELEASE_S):
+                    await self._api.release(machine_id, nonce)
 
 
 @asynccontextmanager
-async def _step(instance_id: str) -> AsyncIterator[None]:
+async def _step(instance_id: str, seconds: float) -> AsyncIterator[None]:
     """Bounds a step in time. Whatever it had begun, the next one finds."""
     if INSTANCE_ID.fullmatch(instance_id) is None:
         raise RuntimeFailed(f"{instance_id!r} is not the id of an instance.")
     try:
-        async with asyncio.timeout(STEP_S):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError as error:
         raise RuntimeUnavailable("Fly takes too long.", unreachable=True) from error

@@ -16,6 +16,7 @@ TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 NONCE = "fly-machine-lease-nonce"
 REQUEST_ID = "fly-request-id"
 HOLD_S = 1.0
+CONNECTIONS = 200
 # fly-go: tokens of these kinds go by a scheme of their own.
 MACAROONS = ("fm1r_", "fm1a_", "fm2_")
 
@@ -31,6 +32,7 @@ class Machine:
     id: str
     name: str
     state: str
+    version: str
     private_ip: str
     created_at: datetime | None
     metadata: Mapping[str, str]
@@ -44,6 +46,7 @@ class Machine:
             id=str(row["id"]),
             name=str(row["name"]),
             state=str(row["state"]),
+            version=str(row["instance_id"]),
             private_ip=str(row.get("private_ip") or ""),
             created_at=_time(row.get("created_at")),
             metadata=config.get("metadata") or {},
@@ -88,6 +91,7 @@ class FlyApi:
             base_url=f"{config.api_url.rstrip('/')}/v1/apps/{config.app}",
             headers={"authorization": f"{scheme} {config.token}"},
             timeout=TIMEOUT,
+            limits=httpx.Limits(max_connections=CONNECTIONS),
             trust_env=False,
         )
 
@@ -120,13 +124,13 @@ class FlyApi:
         path = f"/machines/{machine_id}"
         await self._call("destroy", "DELETE", path, machine_id, nonce=nonce, params={"force": "true"})
 
-    async def wait(self, machine_id: str, state: str, seconds: int) -> bool:
+    async def wait(self, machine: Machine, state: str, seconds: int) -> bool:
         """Waits for a state, for at most so many seconds, and says whether it came."""
-        query = {"state": state, "timeout": str(seconds)}
+        query = {"state": state, "timeout": str(seconds), "version": machine.version}
         timeout = httpx.Timeout(seconds + 5.0, connect=5.0)
         try:
-            path = f"/machines/{machine_id}/wait"
-            await self._call("wait", "GET", path, machine_id, params=query, timeout=timeout)
+            path = f"/machines/{machine.id}/wait"
+            await self._call("wait", "GET", path, machine.id, params=query, timeout=timeout)
         except FlyUnavailable as error:
             if error.status != httpx.codes.REQUEST_TIMEOUT:
                 raise

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from server.providers.runtime.base import (
     RuntimeFailed,
     RuntimeUnavailable,
 )
-from server.providers.runtime.fly_config import Routing
+from server.providers.runtime.fly_config import Routing, machine_name
 from tests.providers.runtime.fly_support import ID, NAME, SPEC, runtime, until
 from tests.support.fly.cloud import Audit, Fly
+from tests.support.fly.faults import Faults
 from tests.support.fly.server import running_fly
 
 SEQUENCE = {
@@ -81,6 +83,7 @@ async def test_engine_starts_stops_and_starts_again_with_its_data(
 
 
 async def test_machine_is_what_the_operator_chose(fly: Fly) -> None:
+    fly.runs_engines = False
     chosen: dict[str, Any] = {"cpus": 2, "memory_mb": 1024, "volume_gb": 7, "engine_env": {"ORCH8_ENV_LABEL": "prod"}}
     async with runtime(fly, **chosen) as made:
         await until(EngineState.RUNNING, lambda: made.run(SPEC))
@@ -110,8 +113,9 @@ async def test_private_engines_listen_on_ipv6_and_cannot_be_reached_by_flys_prox
 
 
 async def test_pinned_engines_share_an_address_and_differ_in_the_header(fly: Fly) -> None:
+    fly.runs_engines = False
     async with runtime(fly) as made:
-        other = EngineSpec(**{name: getattr(SPEC, name) for name in SPEC.__slots__} | {"instance_id": "inst_other"})
+        other = replace(SPEC, instance_id="inst_other")
         one = await until(EngineState.RUNNING, lambda: made.run(SPEC))
         two = await until(EngineState.RUNNING, lambda: made.run(other))
         assert one.upstream is not None
@@ -142,35 +146,64 @@ STEPS = (
 async def test_lost_answer_of_any_call_doubles_and_loses_nothing(
     fly: Fly, monkeypatch: pytest.MonkeyPatch, operation: str, how: str
 ) -> None:
-    """Each step that fails is followed by a start of the server: what the process knew is gone."""
+    """Each step is followed by a start of the server: what the process knew is gone."""
     monkeypatch.setattr(fly_module, "LEASE_S", 1)
+    fly.runs_engines = False
 
-    async def go(state: EngineState, name: str, argument: Any) -> Observation:
+    async def go(state: EngineState, name: str, argument: Any) -> None:
         getattr(fly.faults, how)(operation, times=1)
 
         async def step() -> Observation:
-            async with runtime(fly, engine_port=port) as made:
+            async with runtime(fly) as made:
                 found: Observation = await getattr(made, name)(argument)
                 return found
 
-        found = await until(state, step)
+        await until(state, step)
         fly.faults.clear()
-        return found
 
-    async with runtime(fly) as first:
-        port = first._config.engine_port
-    found = await go(EngineState.RUNNING, "run", SPEC)
-    assert fly.audit() == ONE
-    assert (await call(found, "POST", "/sequences", SEQUENCE)).status_code == 201
+    await go(EngineState.RUNNING, "run", SPEC)
+    made = (list(fly.machines), list(fly.volumes))
     await go(EngineState.STOPPED, "stop", ID)
-    found = await go(EngineState.RUNNING, "run", SPEC)
+    await go(EngineState.RUNNING, "run", SPEC)
+    assert (list(fly.machines), list(fly.volumes)) == made
     assert fly.audit() == ONE
-    assert await names(found) == ["welcome"]
     await go(EngineState.ABSENT, "destroy", ID)
     assert fly.audit() == NOTHING
 
 
+@pytest.mark.parametrize("seed", range(2))
+async def test_many_engines_survive_a_bad_line(fly: Fly, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Three of ten answers are lost, one call in ten never arrives, one fails; and the server is restarted."""
+    monkeypatch.setattr(fly_module, "LEASE_S", 1)
+    fly.runs_engines, fly.faults = False, Faults(seed)
+    fly.faults.drop(None, times=None, probability=0.3)
+    fly.faults.refuse(None, times=None, probability=0.1)
+    fly.faults.fail(None, 503, {"error": "try again"}, times=None, probability=0.1)
+    ids = [f"inst_{number}" for number in range(12)]
+    specs = [replace(SPEC, instance_id=instance_id) for instance_id in ids]
+
+    async def live(spec: EngineSpec) -> None:
+        for state, name, argument in (
+            (EngineState.RUNNING, "run", spec),
+            (EngineState.STOPPED, "stop", spec.instance_id),
+            (EngineState.RUNNING, "run", spec),
+        ):
+            for _ in range(2):
+                # What is known to one process is unknown to the next.
+                async with runtime(fly) as made:
+                    await until(state, partial(getattr(made, name), argument), seconds=90)
+
+    await asyncio.gather(*(live(spec) for spec in specs))
+    assert fly.audit().machines == tuple(sorted(machine_name(instance_id) for instance_id in ids))
+    assert set(fly.audit().volumes) == set(ids)
+    assert all(machine.state == "started" for machine in fly.machines.values())
+    async with runtime(fly) as made:
+        await asyncio.gather(*(until(EngineState.ABSENT, partial(made.destroy, one), seconds=90) for one in ids))
+    assert fly.audit() == NOTHING
+
+
 async def test_two_servers_at_once_make_one_engine(fly: Fly) -> None:
+    fly.runs_engines = False
     async with runtime(fly) as one, runtime(fly) as two:
         steps = [partial(made.run, SPEC) for made in (one, two)]
         await asyncio.gather(*(until(EngineState.RUNNING, step) for step in steps))
@@ -247,6 +280,7 @@ async def test_new_machine_waits_for_the_volume_of_the_old_one(fly: Fly) -> None
 
 
 async def test_machine_that_another_holds_is_left_alone_until_the_lease_ends(fly: Fly) -> None:
+    fly.runs_engines = False
     async with runtime(fly) as made:
         await until(EngineState.RUNNING, lambda: made.run(SPEC))
         async with httpx.AsyncClient(headers={"authorization": f"Bearer {fly.token}"}, trust_env=False) as http:
@@ -260,8 +294,9 @@ async def test_machine_that_another_holds_is_left_alone_until_the_lease_ends(fly
         assert fly.machine(NAME).held_by is None, "it was given back"
 
 
-async def test_machine_that_cannot_be_launched_is_made_anew_twice(fly: Fly) -> None:
-    fly.launch_fails = 2
+async def test_machine_that_cannot_be_launched_is_made_anew_twice(fly: Fly, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fly_module, "WAIT_S", 1)
+    fly.launch_fails, fly.runs_engines = 2, False
     async with runtime(fly) as made:
         await until(EngineState.RUNNING, lambda: made.run(SPEC))
         assert fly.audit() == ONE

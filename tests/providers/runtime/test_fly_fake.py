@@ -41,7 +41,8 @@ async def create(api: httpx.AsyncClient, name: str = "one", **changes: Any) -> d
 
 
 async def wait(api: httpx.AsyncClient, machine: dict[str, Any], state: str) -> None:
-    answer = await api.get(f"/machines/{machine['id']}/wait", params={"state": state, "timeout": 10})
+    query = {"state": state, "timeout": 10, "version": machine["instance_id"]}
+    answer = await api.get(f"/machines/{machine['id']}/wait", params=query)
     assert answer.json()["state"] == state
 
 
@@ -118,6 +119,12 @@ async def test_wait_times_out_with_flys_words(fly: Fly, api: httpx.AsyncClient) 
     assert answer.json()["error"] == said
 
 
+async def test_wait_for_stopped_needs_the_version(api: httpx.AsyncClient) -> None:
+    made = await create(api, skip_launch=True)
+    for query in ({"state": "stopped"}, {"state": "started", "version": "01OLD"}):
+        assert (await api.get(f"/machines/{made['id']}/wait", params=query)).status_code == 400
+
+
 async def test_lists_are_filtered(api: httpx.AsyncClient) -> None:
     one = await create(api, "one")
     await create(api, "two", region="fra")
@@ -149,10 +156,10 @@ async def test_update_replaces_the_configuration_and_checks_the_version(api: htt
     path, config = f"/machines/{made['id']}", {"image": "other:2"}
     stale = await api.post(path, json={"config": config, "current_version": "01OLD"})
     assert stale.status_code == 409
-    changed = await api.post(path, json={"config": config, "current_version": made["instance_id"]})
-    assert changed.json()["config"] == config
-    assert changed.json()["instance_id"] != made["instance_id"]
-    await wait(api, made, "started")
+    changed = (await api.post(path, json={"config": config, "current_version": made["instance_id"]})).json()
+    assert changed["config"] == config
+    assert changed["instance_id"] != made["instance_id"]
+    await wait(api, changed, "started")
 
 
 async def test_leased_machine_is_changed_with_the_nonce_alone(api: httpx.AsyncClient) -> None:

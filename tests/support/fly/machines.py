@@ -167,6 +167,11 @@ async def delete_machine(fly: Fly, asked: Asked) -> Reply:
 async def wait_machine(fly: Fly, asked: Asked) -> Reply:
     machine = wanted(fly, asked)
     want = asked.query.get("state", "started")
+    version = asked.query.get("version", asked.query.get("instance_id"))
+    if want == "stopped" and version is None:
+        raise Problem(400, "invalid_argument: instance_id is required when waiting for state stopped")
+    if version not in (None, machine.instance_id):
+        raise Problem(400, f"invalid_argument: {version} is not the machine's version")
     seconds = min(max(int(asked.query.get("timeout", WAIT_DEFAULT_S)), WAIT_LEAST_S), WAIT_MOST_S)
     until = time.monotonic() + seconds
     while machine.state != want and not (want == "settled" and machine.state in PERSISTENT):

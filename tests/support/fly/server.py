@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,9 +31,9 @@ async def running_fly(folder: Path, **options: Any) -> AsyncIterator[Fly]:
     limits = httpx.Limits(max_keepalive_connections=0)
     async with (
         httpx.AsyncClient(trust_env=False, limits=limits) as http,
-        _served(Api(fly)) as fly.api_url,
-        _served(Edge(fly, http)) as fly.edge_url,
+        _served(Api(fly), Edge(fly, http)) as addresses,
     ):
+        fly.api_url, fly.edge_url = addresses
         try:
             yield fly
         finally:
@@ -42,9 +42,26 @@ async def running_fly(folder: Path, **options: Any) -> AsyncIterator[Fly]:
 
 
 @asynccontextmanager
-async def _served(app: Callable[..., Any]) -> AsyncIterator[str]:
-    """Serves an application in this process; gives its address."""
-    config = uvicorn.Config(
+async def _served(*apps: Callable[..., Any]) -> AsyncIterator[list[str]]:
+    """Serves applications in this process, each on a free port; gives their addresses."""
+    servers = [uvicorn.Server(_config(app)) for app in apps]
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in apps]
+        for listening in sockets:
+            listening.bind(("127.0.0.1", 0))
+        tasks = [asyncio.create_task(server._serve([one])) for server, one in zip(servers, sockets, strict=True)]
+        while not all(server.started for server in servers):
+            await asyncio.sleep(0.005)
+        try:
+            yield [f"http://127.0.0.1:{listening.getsockname()[1]}" for listening in sockets]
+        finally:
+            for server in servers:
+                server.should_exit = True
+            await asyncio.gather(*tasks)
+
+
+def _config(app: Callable[..., Any]) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         http=_Protocol,
         lifespan="off",
@@ -53,14 +70,3 @@ async def _served(app: Callable[..., Any]) -> AsyncIterator[str]:
         timeout_graceful_shutdown=1,
         timeout_keep_alive=60,
     )
-    server = uvicorn.Server(config)
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        task = asyncio.create_task(server._serve([listening]))
-        while not server.started:
-            await asyncio.sleep(0.005)
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            await task
