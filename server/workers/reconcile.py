@@ -172,10 +172,12 @@ class Reconciler:
 
     async def _towards_running(self, claim: Claim) -> Step:
         instance = claim.instance
-        found = await self._runtime.observe(instance.id)
-        if found.state is not EngineState.RUNNING:
-            if instance.phase is Phase.RUNNING and found.state is not EngineState.STARTING:
+        if instance.phase is Phase.RUNNING:
+            found = await self._runtime.observe(instance.id)
+            if found.state in (EngineState.STOPPED, EngineState.ABSENT):
                 log.warning("engine.restart", instance_id=instance.id, found=found.state)
+                found = await self._runtime.run(await self._spec(instance))
+        else:
             found = await self._runtime.run(await self._spec(instance))
         if found.state is not EngineState.RUNNING or found.upstream is None:
             return self._wait(claim)

@@ -44,7 +44,7 @@ class MemoryRuntime:
         if self.unavailable > 0:
             self.unavailable -= 1
             raise RuntimeUnavailable("not now", unreachable=self.unreachable)
-        if self.states.get(spec.instance_id) is not EngineState.STARTING:
+        if self.states.get(spec.instance_id) not in (EngineState.STARTING, EngineState.RUNNING):
             self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
         return await self.observe(spec.instance_id)
