@@ -1,6 +1,6 @@
 """A runtime whose engines are all the bench's one upstream, and always run."""
 
-from server.providers.runtime.base import EngineSpec, EngineState, Observation, Upstream
+from server.providers.runtime.base import EngineSpec, EngineState, FoundEngine, Observation, Upstream
 
 # Longer than any run: once the reconciler has looked at an instance it leaves it, and the processor, alone.
 _NEVER = 24 * 3600.0
@@ -33,6 +33,10 @@ class OneUpstream:
     async def destroy(self, instance_id: str) -> Observation:
         """Nothing of it exists."""
         return Observation(state=EngineState.ABSENT)
+
+    async def engines(self) -> list[FoundEngine]:
+        """Nothing of it exists."""
+        return []
 
     async def close(self) -> None:
         """Holds nothing."""

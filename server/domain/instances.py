@@ -1,8 +1,8 @@
 """Instances: their names, regions, states, and which change is allowed in which state."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -73,7 +73,10 @@ COUNTED = (Phase.PROVISIONING, Phase.RUNNING, Phase.RESUMING)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """An instance as it is stored. `host` and `port` are where its engine was last seen ready."""
+    """An instance as it is stored. `host` and `port` are where its engine was last seen ready.
+
+    `upstream_headers` are those by which whatever listens there finds the engine.
+    """
 
     id: str
     org_id: str
@@ -87,6 +90,7 @@ class Instance:
     host: str | None = None
     port: int | None = None
     tls: bool = False
+    upstream_headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def status(self) -> Status:

@@ -113,9 +113,10 @@ class InstancesService:
     async def health(self, *, caller: Caller, instance_id: str) -> EngineHealth:
         """What the engine says of itself."""
         instance = await self.get(caller=caller, instance_id=instance_id)
-        if instance.status is not Status.RUNNING or instance.host is None or instance.port is None:
+        upstream = upstream_of(instance)
+        if instance.status is not Status.RUNNING or upstream is None:
             raise NoRunningInstance(instance_id, instance.status)
-        return await self._engines.health(Upstream(host=instance.host, port=instance.port, tls=instance.tls))
+        return await self._engines.health(upstream)
 
     async def _check_plan(self, tx: UnitOfWork, org_id: str) -> None:
         organization = await tx.organizations.get(org_id)
@@ -151,6 +152,13 @@ async def visible(tx: UnitOfWork, caller: Caller, instance_id: str) -> Instance:
     if instance is None:
         raise NotFound("instance", instance_id)
     return instance
+
+
+def upstream_of(instance: Instance) -> Upstream | None:
+    """How to reach the instance's engine, where it was last seen ready."""
+    if instance.host is None or instance.port is None:
+        return None
+    return Upstream(host=instance.host, port=instance.port, tls=instance.tls, headers=instance.upstream_headers)
 
 
 def _new_keys() -> EngineKeys:

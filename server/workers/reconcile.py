@@ -9,6 +9,7 @@ import structlog
 from server.domain.instances import Desired, Instance, Phase
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
 from server.services.identifiers import Clock
+from server.services.instances import TRANSITION_DEADLINE
 from server.services.propagation import Propagation
 from server.store.database import Database
 from server.store.instances import Claim
@@ -24,11 +25,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step led to, and after how many seconds the next look is due (None: when something is wanted again)."""
+    """What a step led to, and after how many seconds the next look is due (None: when something is wanted again).
+
+    `deadline_in`: from now to the new deadline of a transition that could not go on through no fault of its own.
+    """
 
     after: Instance
     again_in: float | None
     failed: bool = False
+    deadline_in: timedelta | None = None
 
 
 class Reconciler:
@@ -100,12 +105,14 @@ class Reconciler:
             # A wish that came while we worked is due at once.
             due_at = due_at if current is claim.instance.desired else self._clock()
             await tx.instances.release(claim.instance.id, self._owner, due_at=due_at, attempts=attempts)
+            if step.deadline_in is not None:
+                await tx.instances.extend(claim.instance.id, self._clock() + step.deadline_in)
             await tx.commit()
 
     async def _record(self, claim: Claim, after: Instance) -> None:
         """Writes down what was found. An engine's address reaches the proxies before the API shows it as running."""
         before = claim.instance
-        if (before.host, before.port) != (after.host, after.port) and after.phase is Phase.RUNNING:
+        if _place(before) != _place(after) and after.phase is Phase.RUNNING:
             if not await self._write(claim, replace(after, phase=before.phase), publish=True):
                 return
             await self._propagation.settle()
@@ -134,14 +141,15 @@ class Reconciler:
                 return self._failed(instance, str(error))
             return self._retry(claim, str(error))
         except RuntimeUnavailable as error:
-            return self._retry(claim, str(error))
+            step = self._retry(claim, str(error), expires=not error.unreachable)
+            return replace(step, deadline_in=TRANSITION_DEADLINE) if error.unreachable else step
         except Exception:
             log.exception("reconcile.step_failed", instance_id=instance.id)
             return self._retry(claim, "internal error")
 
-    def _retry(self, claim: Claim, why: str) -> Step:
+    def _retry(self, claim: Claim, why: str, *, expires: bool = True) -> Step:
         instance = claim.instance
-        if instance.phase is Phase.PROVISIONING and self._late(claim):
+        if expires and instance.phase is Phase.PROVISIONING and self._late(claim):
             return self._failed(instance, f"not ready in time: {why}")
         log.warning("reconcile.retry", instance_id=instance.id, phase=instance.phase, attempt=claim.attempts, why=why)
         return Step(instance, min(MAX_BACKOFF_S, BACKOFF_S * 2 ** min(claim.attempts, 10)), failed=True)
@@ -164,15 +172,24 @@ class Reconciler:
 
     async def _towards_running(self, claim: Claim) -> Step:
         instance = claim.instance
-        found = await self._runtime.observe(instance.id)
-        if found.state is not EngineState.RUNNING:
-            if instance.phase is Phase.RUNNING and found.state is not EngineState.STARTING:
+        if instance.phase is Phase.RUNNING:
+            found = await self._runtime.observe(instance.id)
+            if found.state in (EngineState.STOPPED, EngineState.ABSENT):
                 log.warning("engine.restart", instance_id=instance.id, found=found.state)
+                found = await self._runtime.run(await self._spec(instance))
+        else:
             found = await self._runtime.run(await self._spec(instance))
         if found.state is not EngineState.RUNNING or found.upstream is None:
             return self._wait(claim)
         upstream = found.upstream
-        after = replace(instance, phase=Phase.RUNNING, host=upstream.host, port=upstream.port, tls=upstream.tls)
+        after = replace(
+            instance,
+            phase=Phase.RUNNING,
+            host=upstream.host,
+            port=upstream.port,
+            tls=upstream.tls,
+            upstream_headers=dict(upstream.headers),
+        )
         if after != instance:
             after = replace(after, updated_at=self._clock())
         return Step(after, self._runtime.watch_interval)
@@ -203,3 +220,8 @@ class Reconciler:
             engine_key=keys.engine_key,
             encryption_key=keys.encryption_key,
         )
+
+
+def _place(instance: Instance) -> tuple[object, ...]:
+    """All that says where its engine is."""
+    return instance.host, instance.port, instance.tls, instance.upstream_headers

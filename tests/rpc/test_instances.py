@@ -1,3 +1,4 @@
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 
 from server.providers.runtime.base import EngineSpec
+from server.services import instances
 from tests.support.calls import eventually, failure
 from tests.support.runtime import MemoryRuntime
 
@@ -89,12 +91,12 @@ async def test_suspend_and_resume(grpc_stub: Any, owner: Any, runtime: MemoryRun
     call = act(grpc_stub, owner, instance_id, "suspend")
     assert (await call).status == "suspended"
     assert int(dict(await call.initial_metadata())["x-orch8-version"]) > 0
-    assert runtime.engines[instance_id] == "stopped"
+    assert runtime.states[instance_id] == "stopped"
     again = await failure(act(grpc_stub, owner, instance_id, "suspend"))
     assert (again.http, again.metadata["status"]) == (409, "suspended")
 
     assert (await act(grpc_stub, owner, instance_id, "resume")).status == "running"
-    assert runtime.engines[instance_id] == "running"
+    assert runtime.states[instance_id] == "running"
     assert (await failure(act(grpc_stub, owner, instance_id, "resume"))).reason == "STATE_CONFLICT"
 
 
@@ -138,13 +140,24 @@ async def test_runtime_that_is_away_delays_and_does_not_fail(
     await settled(grpc_stub, owner, await create(grpc_stub, owner))
 
 
+@pytest.mark.parametrize(("unreachable", "status"), [(True, "running"), (False, "failed")])
+async def test_deadline_runs_only_while_the_runtime_can_be_reached(
+    grpc_stub: Any, owner: Any, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch, unreachable: bool, status: str
+) -> None:
+    monkeypatch.setattr(instances, "PROVISIONING_DEADLINE", timedelta(0))
+    monkeypatch.setattr(runtime, "unreachable", unreachable)
+    monkeypatch.setattr(runtime, "unavailable", 2)
+    found = await settled(grpc_stub, owner, await create(grpc_stub, owner), status)
+    assert MessageToDict(found)["error"] == (None if unreachable else "not ready in time: not now")
+
+
 async def test_crashed_engine_is_started_again(grpc_stub: Any, owner: Any, runtime: MemoryRuntime) -> None:
     instance_id = await create(grpc_stub, owner)
     await settled(grpc_stub, owner, instance_id)
     runtime.crash(instance_id)
 
     async def restarted() -> bool:
-        return len(starts_of(runtime, instance_id)) > 1 and runtime.engines[instance_id] == "running"
+        return len(starts_of(runtime, instance_id)) > 1 and runtime.states[instance_id] == "running"
 
     await eventually(restarted)
     first, *later = starts_of(runtime, instance_id)
@@ -167,7 +180,7 @@ async def test_deleted_instance_is_gone_everywhere(grpc_stub: Any, owner: Any, r
     assert not (await grpc_stub.ListInstances(pb.ListInstancesRequest(), metadata=owner)).instances
 
     async def destroyed() -> bool:
-        return instance_id not in runtime.engines
+        return instance_id not in runtime.states
 
     await eventually(destroyed)
 

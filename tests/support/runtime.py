@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from server.providers.runtime.base import (
     EngineSpec,
     EngineState,
+    FoundEngine,
     Observation,
     RuntimeFailed,
     RuntimeUnavailable,
@@ -27,8 +28,9 @@ class MemoryRuntime:
     held: bool = False
     failing: str | None = None
     unavailable: int = 0
+    unreachable: bool = False
     upstream: Upstream = field(default_factory=lambda: Upstream(host="127.0.0.1", port=9))
-    engines: dict[str, EngineState] = field(default_factory=dict)
+    states: dict[str, EngineState] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     started: list[EngineSpec] = field(default_factory=list)
     closed: bool = False
@@ -41,28 +43,34 @@ class MemoryRuntime:
             raise RuntimeFailed(self.failing)
         if self.unavailable > 0:
             self.unavailable -= 1
-            raise RuntimeUnavailable("not now")
-        if self.engines.get(spec.instance_id) is not EngineState.STARTING:
-            self.engines[spec.instance_id] = EngineState.STARTING
+            raise RuntimeUnavailable("not now", unreachable=self.unreachable)
+        if self.states.get(spec.instance_id) not in (EngineState.STARTING, EngineState.RUNNING):
+            self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
         return await self.observe(spec.instance_id)
 
     async def observe(self, instance_id: str) -> Observation:
-        state = self.engines.get(instance_id, EngineState.ABSENT)
+        state = self.states.get(instance_id, EngineState.ABSENT)
         if state is EngineState.STARTING:
             self.looks[instance_id] = self.looks.get(instance_id, 0) + 1
             if self.looks[instance_id] > self.start_looks and not self.held:
-                state = self.engines[instance_id] = EngineState.RUNNING
+                state = self.states[instance_id] = EngineState.RUNNING
         return Observation(state=state, upstream=self.upstream if state is EngineState.RUNNING else None)
 
     async def stop(self, instance_id: str) -> Observation:
-        if instance_id in self.engines:
-            self.engines[instance_id] = EngineState.STOPPED
+        if instance_id in self.states:
+            self.states[instance_id] = EngineState.STOPPED
         return await self.observe(instance_id)
 
     async def destroy(self, instance_id: str) -> Observation:
-        self.engines.pop(instance_id, None)
+        self.states.pop(instance_id, None)
         return await self.observe(instance_id)
+
+    async def engines(self) -> list[FoundEngine]:
+        return [
+            FoundEngine(instance_id=instance_id, name=instance_id, state=state, created_at=None)
+            for instance_id, state in self.states.items()
+        ]
 
     async def close(self) -> None:
         self.closed = True
@@ -78,5 +86,5 @@ class MemoryRuntime:
 
     def crash(self, instance_id: str) -> None:
         """The engine dies without a word."""
-        self.engines[instance_id] = EngineState.STOPPED
+        self.states[instance_id] = EngineState.STOPPED
         self.looks.pop(instance_id, None)

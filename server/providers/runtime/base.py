@@ -1,9 +1,14 @@
 """What every runtime can do. The reconciler calls these until the engine is as the database says it should be."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+# Ids become names of folders, machines and volumes: nothing else may ever be started or removed.
+INSTANCE_ID = re.compile(r"inst_[a-z0-9]{1,25}", re.ASCII)
 
 
 class EngineState(StrEnum):
@@ -21,7 +26,14 @@ class RuntimeFailed(Exception):
 
 
 class RuntimeUnavailable(Exception):
-    """The runtime cannot say or do it now. Trying again later is right."""
+    """The runtime cannot say or do it now. Trying again later is right.
+
+    `unreachable`: this is about the runtime and not about the engine, so no deadline of the engine runs meanwhile.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +66,19 @@ class Observation:
     upstream: Upstream | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FoundEngine:
+    """An engine, or what is left of one, as a sweep for orphans finds it. `name` is what the runtime calls it.
+
+    Without `instance_id` it is not one of ours. `created_at` may be later than the truth, never earlier.
+    """
+
+    instance_id: str | None
+    name: str
+    state: EngineState
+    created_at: datetime | None
+
+
 class Runtime(Protocol):
     """Where engines run. Each method is idempotent, returns soon, and may be called again after a crash."""
 
@@ -82,6 +107,13 @@ class Runtime(Protocol):
 
     async def observe(self, instance_id: str) -> Observation:
         """Looks, and changes nothing."""
+        ...
+
+    async def engines(self) -> list[FoundEngine]:
+        """All that exists where engines run, whoever wants it: machines, and data without one.
+
+        Raises RuntimeUnavailable rather than to answer with less than all.
+        """
         ...
 
     async def close(self) -> None:

@@ -1,14 +1,15 @@
 """Engines as processes of this machine, for development and for a service on a single host."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import httpx
 
 from server.providers.runtime.base import (
+    INSTANCE_ID,
     EngineSpec,
     EngineState,
+    FoundEngine,
     Observation,
     RuntimeFailed,
     RuntimeUnavailable,
@@ -21,8 +22,6 @@ from server.providers.runtime.local_program import EngineProgram, choose, descri
 ENGINES = "engines"
 CLOSE_KILL_AFTER_S = 5.0
 CLOSE_WITHIN_S = 7.5
-# Ids become folder names: nothing else may ever be started in, or removed from, the data folder.
-INSTANCE_ID = re.compile(r"inst_[a-z0-9]+", re.ASCII)
 
 
 class LocalRuntime:
@@ -87,6 +86,10 @@ class LocalRuntime:
             state = await engine.look(self._http)
             return self._seen(engine, state if engine.folder.exists else EngineState.ABSENT)
 
+    async def engines(self) -> list[FoundEngine]:
+        """The folders below `engines`. One changes when its engine starts and stops, so that is how old it can be."""
+        return [await self._found(folder) for folder in folders(self._root)]
+
     async def close(self) -> None:
         """Stops the engines that this process started or found again, all at once, within 8 s."""
         if self._stop_engines:
@@ -102,6 +105,13 @@ class LocalRuntime:
         if instance_id not in self._engines:
             self._engines[instance_id] = LocalEngine(EngineFolder(self._root / instance_id))
         return self._engines[instance_id]
+
+    async def _found(self, folder: EngineFolder) -> FoundEngine:
+        name = folder.path.name
+        if INSTANCE_ID.fullmatch(name) is None:
+            return FoundEngine(instance_id=None, name=name, state=EngineState.STOPPED, created_at=folder.changed_at())
+        state = (await self.observe(name)).state
+        return FoundEngine(instance_id=name, name=name, state=state, created_at=folder.changed_at())
 
     def _start(self, engine: LocalEngine, spec: EngineSpec) -> None:
         program = self._program()

@@ -6,6 +6,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,6 +44,13 @@ class EngineFolder:
     def exists(self) -> bool:
         """Whether there ever was an engine, and it was not destroyed."""
         return self.path.is_dir()
+
+    def changed_at(self) -> datetime | None:
+        """When a file of it last came or went; None where it is gone."""
+        try:
+            return datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+        except OSError:
+            return None
 
     def make(self) -> None:
         """Makes the folder, closed to others."""

@@ -224,6 +224,25 @@ async def test_destroy_removes_everything(data: Path, engine_bin: Path) -> None:
         assert (await made.destroy(ID)).state is EngineState.ABSENT
 
 
+async def test_what_exists_is_listed_whoever_started_it(data: Path, engine_bin: Path) -> None:
+    async with runtime(data, engine_bin=engine_bin) as made:
+        assert await made.engines() == []
+        await started(made)
+        (data / "engines" / "inst_left").mkdir()
+        (data / "engines" / "of somebody else").mkdir()
+        found = {engine.name: engine for engine in await made.engines()}
+        assert {name: (engine.instance_id, engine.state) for name, engine in found.items()} == {
+            ID: (ID, EngineState.RUNNING),
+            "inst_left": ("inst_left", EngineState.STOPPED),
+            "of somebody else": (None, EngineState.STOPPED),
+        }
+        made_at = found["inst_left"].created_at
+        assert made_at is not None
+        assert abs(made_at.timestamp() - time.time()) < 60
+        await until(EngineState.ABSENT, lambda: made.destroy(ID))
+        assert ID not in {engine.name for engine in await made.engines()}
+
+
 @pytest.mark.parametrize("name", ["", "inst_", "../inst_a", "inst_a/../../b", "inst_A", "inst_a\n", "secrets.json"])
 async def test_only_instance_ids_become_folders(data: Path, name: str) -> None:
     async with runtime(data) as made:
