@@ -68,7 +68,7 @@ def proxy(
 @app.command()
 def edge() -> None:
     """Run Envoy, configured for this product: the only thing that the world reaches."""
-    from rest_bridge.envoy.process import run_edge
+    from rest_bridge.envoy.run import run_edge
     from rest_bridge.settings import EdgeSettings
 
     _run(run_edge(EdgeSettings.read()))

@@ -23,6 +23,13 @@ def _address(value: Any) -> Address:
 AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_address), PlainSerializer(str)]
 
 
+def _optional_address(value: Any) -> Address | None:
+    return None if value in ("", None) else _address(value)
+
+
+OptionalAddressSetting = Annotated[Address | None, NoDecode, BeforeValidator(_optional_address), PlainSerializer(str)]
+
+
 class StartFailed(Exception):
     """A program cannot start. The message is one sentence for the operator; the command ends with exit code 2."""
 
@@ -36,6 +43,13 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    drain_delay: float = Field(
+        0,
+        ge=0,
+        le=300,
+        description="Seconds that it goes on serving once it is told to stop, while /readyz already answers 503.",
     )
 
     @classmethod

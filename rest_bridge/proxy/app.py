@@ -1,11 +1,11 @@
 """Puts the proxy together and runs it."""
 
 import asyncio
+import re
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,15 @@ from structlog.typing import FilteringBoundLogger
 from rest_bridge.proxy.asgi import ENGINE_ASKED, App, Message, Receive, Scope, Send, answer
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
+from rest_bridge.proxy.decision_counts import DecisionCounts
 from rest_bridge.proxy.direct_app import DirectApp
 from rest_bridge.proxy.forward import Forwarder, open_session
+from rest_bridge.proxy.headers import REQUEST_ID, get_all
 from rest_bridge.proxy.http_protocol import protocol
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
 from rest_bridge.proxy.limits import Limiter
-from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
+from rest_bridge.proxy.metrics import ProxyMetrics, Sources
 from rest_bridge.proxy.processor import Processor
 from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import internal, stopped
@@ -36,10 +38,15 @@ from rest_bridge.settings import ProxySettings
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
+from server.listening import CannotListen, close_socket, open_socket
+from server.telemetry.listener import Server, listening
+from server.telemetry.stopping import Stopping
 
 CANNOT_START = 2
 DRAIN = 3
 STOP_DEADLINE = 1.0
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_INSTANCE = re.compile(r"/(?:tunnel|gateway)/(inst_[a-z0-9]{1,40})(?:/|$)", re.ASCII)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -56,6 +63,7 @@ class Proxy:
     session: aiohttp.ClientSession | None
     issuers: Issuers
     streams: Streams
+    counts: DecisionCounts
     tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
@@ -94,6 +102,7 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     streams = Streams(knowledge)
+    counts = DecisionCounts()
     decider = Decider(
         knowledge=knowledge,
         tokens=Tokens(issuers),
@@ -102,6 +111,7 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         limiter=Limiter(clock=clock),
         streams=streams,
         session_cookie=settings.session_cookie,
+        counts=counts,
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
     app: App = DecideApp(decider=decider, knowledge=knowledge)
@@ -118,6 +128,7 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         session=session,
         issuers=issuers,
         streams=streams,
+        counts=counts,
     )
 
 
@@ -135,6 +146,20 @@ def _direct_app(
         body_timeout=idle,
         forwarder=Forwarder(session=session, idle=idle, streams=streams),
         websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle, streams=streams),
+    )
+
+
+def metrics_of(proxy: Proxy) -> ProxyMetrics:
+    """What a proxy tells those who run it."""
+    return ProxyMetrics(
+        Sources(
+            decisions=proxy.counts,
+            knowledge=proxy.knowledge,
+            watcher=proxy.watcher,
+            traffic=proxy.traffic,
+            records=proxy.records,
+            streams=proxy.streams,
+        )
     )
 
 
@@ -162,20 +187,24 @@ class _Guarded:
                 await answer(send, end.status, list(end.headers), end.body)
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the cause
-            number = f"req_{secrets.token_hex(8)}"
-            self._log.exception("fault", request_id=number)
+            number = _request_id(scope)
+            self._log.exception("fault", request_id=number, **_instance(scope))
             if scope["type"] == "http" and not started:
                 fault = internal(number)
                 await answer(send, fault.status, list(fault.headers), fault.body)
 
 
-class Server(uvicorn.Server):
-    """uvicorn that leaves signals to us: what comes after it must still run."""
+def _instance(scope: Scope) -> dict[str, str]:
+    """The instance, for the log. The rest of the path may hold what is nobody's business."""
+    found = _INSTANCE.search(scope.get("path", ""))
+    return {} if found is None else {"instance_id": found[1]}
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
+
+def _request_id(scope: Scope) -> str:
+    """The request's id, by which the edge and the server know it too; a new one where it has none of good form."""
+    given = get_all(scope.get("headers", ()), REQUEST_ID)
+    known = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+    return given[0].decode() if known else f"req_{secrets.token_hex(8)}"
 
 
 def new_server(app: App, *, direct: bool) -> Server:
@@ -204,15 +233,15 @@ def new_server(app: App, *, direct: bool) -> Server:
 async def run_proxy(settings: ProxySettings, *, direct: bool) -> int:
     """Runs the proxy until SIGTERM or SIGINT. 0: stopped; 2: could not start, and standard error says why."""
     try:
-        listening = open_socket(settings.proxy_listen)
+        opened = open_socket(settings.proxy_listen, "proxy")
     except CannotListen as error:
         return _cannot_start(error)
     try:
-        await _serve(settings, listening, direct=direct)
+        await _serve(settings, opened, direct=direct)
     except CannotListen as error:
         return _cannot_start(error)
     finally:
-        close_socket(listening, settings.proxy_listen)
+        close_socket(opened, settings.proxy_listen)
     return 0
 
 
@@ -221,30 +250,29 @@ def _cannot_start(error: CannotListen) -> int:
     return CANNOT_START
 
 
-async def _serve(settings: ProxySettings, listening: Any, *, direct: bool) -> None:
+async def _serve(settings: ProxySettings, opened: Any, *, direct: bool) -> None:
     proxy = build(settings, direct=direct)
     server = new_server(proxy.app, direct=direct)
+    stopping = Stopping(settings.drain_delay)
     await proxy.start()
     async with AsyncExitStack() as stack:
+        probes = metrics_of(proxy).probes(stopping)
+        await stack.enter_async_context(listening(settings.proxy_metrics_listen, "proxy", probes))
         stack.push_async_callback(proxy.stop)
         if not direct:
             await stack.enter_async_context(Processor(proxy.streams).listening(settings.streams_listen))
-        proxy.log.info("listening", address=str(listening.getsockname()), direct=direct)
-        with _on_signals(lambda: setattr(server, "should_exit", True)):
-            await server.serve(sockets=[listening])
+        proxy.log.info("listening", address=str(opened.getsockname()), direct=direct)
+        with stopping.on_signals():
+            ending = asyncio.create_task(_end(proxy, server, stopping))
+            await server.serve(sockets=[opened])
+            ending.cancel()
 
 
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+async def _end(proxy: Proxy, server: Server, stopping: Stopping) -> None:
+    await stopping.told.wait()
+    proxy.knowledge.stopping = True
+    await stopping.now.wait()
+    server.should_exit = True
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -31,10 +31,11 @@ from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
-from server.rpc.interceptors.access_log import log_access
+from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Call, Interceptor
 from server.rpc.interceptors.errors import map_errors
+from server.rpc.interceptors.metrics import CallEnded, Metered
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
@@ -78,12 +79,13 @@ def access_table() -> AccessTable:
 
 
 def build_server(
-    servicers: Servicers, authentication: Authentication
+    servicers: Servicers, authentication: Authentication, call_ended: CallEnded
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with all services registered, not started yet."""
     # Outermost first: the log sees the status, the error table sees refused credentials.
-    arounds = (log_access, map_errors, authentication)
-    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, (PathCheck(PUBLIC),))], options=OPTIONS)
+    arounds = (log_access, Metered(call_ended), map_errors, authentication)
+    checks = (PathCheck(PUBLIC), note_instance)
+    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, checks)], options=OPTIONS)
     _register(server, servicers)
     alive = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)

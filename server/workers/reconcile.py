@@ -1,10 +1,13 @@
 """Makes engines as the database says they should be, one idempotent step at a time (architecture, decision 4)."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from server.domain.instances import Desired, Instance, Phase
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
@@ -35,15 +38,34 @@ class Reconciler:
     """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance."""
 
     def __init__(
-        self, *, database: Database, runtime: Runtime, propagation: Propagation, clock: Clock, owner: str
+        self,
+        *,
+        database: Database,
+        runtime: Runtime,
+        propagation: Propagation,
+        clock: Clock,
+        owner: str,
+        step_ended: Callable[[str, float], None],
     ) -> None:
         self._database = database
         self._runtime = runtime
         self._propagation = propagation
         self._clock = clock
         self._owner = owner
+        self._step_ended = step_ended
+        self._looked_at = time.monotonic()
         self._woken = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since it last looked for what is due: more than a few mean that it has died."""
+        return time.monotonic() - self._looked_at
+
+    @property
+    def running_steps(self) -> int:
+        """Steps that are under way."""
+        return len(self._running)
 
     def wake(self) -> None:
         """Says that something is due now."""
@@ -54,6 +76,7 @@ class Reconciler:
         try:
             while True:
                 self._woken.clear()
+                self._looked_at = time.monotonic()
                 await self._start_due()
                 await self._sleep()
         finally:
@@ -90,7 +113,10 @@ class Reconciler:
         self.wake()
 
     async def _work(self, claim: Claim) -> None:
+        bind_contextvars(org_id=claim.instance.org_id, instance_id=claim.instance.id)
+        began = time.monotonic()
         step = await self._attempt(claim)
+        self._step_ended(_result(claim, step), time.monotonic() - began)
         if step.after != claim.instance:
             await self._record(claim, step.after)
         attempts = claim.attempts + 1 if step.failed else 0
@@ -203,3 +229,12 @@ class Reconciler:
             engine_key=keys.engine_key,
             encryption_key=keys.encryption_key,
         )
+
+
+def _result(claim: Claim, step: Step) -> str:
+    """What became of a step, in one word for the metrics."""
+    if step.failed:
+        return "retry"
+    if step.after.phase is claim.instance.phase:
+        return "unchanged"
+    return "failed" if step.after.phase is Phase.FAILED else "changed"

@@ -14,6 +14,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.explanations": ("server.domain", "orch8cloud"),
     "server.identity": ("server.identity", "server.domain"),
     "server.logs": (),
+    "server.listening": ("server.configuration", "server.domain"),
+    "server.telemetry": ("server.telemetry", "server.listening", "server.domain"),
     "server.tether": (),
     "server.configuration": ("server.domain",),
     "server.settings": ("server.configuration", "server.domain"),
@@ -45,6 +47,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.explanations",
         "orch8cloud",
     ),
+    "server.operations": ("server.services", "server.workers", "server.store", "server.telemetry", "server.errors"),
     "server.app": ("server", "orch8cloud"),
     "server.up": (
         "server.settings",
@@ -63,7 +66,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.configuration",
         "server.errors",
         "server.explanations",
+        "server.listening",
         "server.logs",
+        "server.telemetry",
         "server.tether",
         "server.identity",
         "orch8cloud",
@@ -86,6 +91,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "aiohttp": ("rest_bridge.proxy", "server.providers.runtime.devengine"),
     "envoy": ("rest_bridge.envoy", "bench.envoys"),
     "pydantic": ("server.configuration", "server.settings", "rest_bridge.settings"),
+    "prometheus_client": ("server.telemetry", "rest_bridge.proxy.metrics"),
     "typer": ("server.cli",),
 }
 # Who may look at the environment: the settings, and what hands it on to child processes.

@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rest_bridge.envoy.process import EnvoyError, EnvoyProcess, how_it_ended, run_edge
+from rest_bridge.envoy.process import EnvoyError, EnvoyProcess, how_it_ended
+from rest_bridge.envoy.run import run_edge
 from server.domain.addresses import Address
 from tests.rest_bridge.envoy.conftest import settings
 from tests.rest_bridge.envoy.fakes import FakeDecisions, FakeServer, assert_error, serving
@@ -128,7 +129,7 @@ async def test_tls_speaks_http2_and_nothing_old(tmp_path: Path) -> None:
 
 RUN = """
 import asyncio, sys
-from rest_bridge.envoy.process import run_edge
+from rest_bridge.envoy.run import run_edge
 from rest_bridge.settings import EdgeSettings
 listen, folder = sys.argv[1:]
 edge = EdgeSettings(listen=listen, edge_admin_addr=f"unix:{folder}/admin.sock", envoy_concurrency=1,
