@@ -75,6 +75,27 @@ def edge() -> None:
 
 
 @app.command()
+def doctor(
+    part: Annotated[
+        list[str] | None, typer.Option(help="Only this part: server, proxy or edge. May be given several times.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check the configuration before it goes live, and say what to fix. Exit code 1: something has to be fixed.
+
+    It reads the same ORCH8_… variables as the parts, changes nothing, and prints no secret.
+    """
+    from server.doctor.command import PARTS
+    from server.doctor.command import doctor as examine
+
+    if unknown := set(part or ()) - set(PARTS):
+        raise typer.BadParameter(f"there is no part {', '.join(sorted(unknown))}: write {', '.join(PARTS)}")
+    text, code = asyncio.run(examine(part or PARTS, json=as_json))
+    typer.echo(text)
+    raise typer.Exit(code)
+
+
+@app.command()
 def settings() -> None:
     """List every setting of every part, as a Markdown table."""
     from rest_bridge.settings import EdgeSettings, ProxySettings

@@ -3,12 +3,14 @@
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -56,6 +58,21 @@ def pool_use(engine: AsyncEngine) -> PoolUse:
     if not isinstance(pool, QueuePool):
         return PoolUse(0, 0)
     return PoolUse(in_use=pool.checkedout(), idle=pool.checkedin())
+
+
+def file_of(engine: AsyncEngine) -> Path | None:
+    """The file of the database, where it is one."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    return Path(engine.url.database)
+
+
+async def about(connection: AsyncConnection) -> tuple[str, datetime | None]:
+    """Product and version, and the moment by the database's own clock; None where that is this machine's."""
+    if connection.dialect.name == "sqlite":
+        return f"SQLite {(await connection.execute(text('SELECT sqlite_version()'))).scalar_one()}", None
+    version, now = (await connection.execute(text("SELECT version(), clock_timestamp()"))).one()
+    return " ".join(str(version).split()[:2]), now
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -58,6 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.providers.runtime",
         "rest_bridge.settings",
     ),
+    "server.doctor": ("server", "rest_bridge"),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),
     "rest_bridge": (
