@@ -21,7 +21,7 @@ from server.domain.plans import Plans
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
-from server.operations import Operations
+from server.operations import Observers, Operations
 from server.providers.engine.client import EngineClient
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
@@ -31,6 +31,9 @@ from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
+from server.rpc.interceptors.base import Around
+from server.rpc.interceptors.metrics import Metered
+from server.rpc.interceptors.tracing import Traced
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
@@ -54,6 +57,7 @@ from server.store.sealing import Sealer
 from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
+from server.telemetry.tracing import opened
 from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
 from server.workers.reconcile import Reconciler
@@ -106,11 +110,13 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
     """
     plans = settings.plans()
     async with (
+        opened(settings.otlp_endpoint, "server", settings.trace_sample) as tracing,
         open_database(settings) as database,
         httpx.AsyncClient(trust_env=False) as http,
         Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery) as issuers,
     ):
-        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
+        observers = Observers(ServerMetrics(), tracing)
+        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers), observers)
         probes = app.operations.probes(stopping or Stopping())
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
@@ -127,12 +133,18 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
                 await _stop(app, jobs, runtime)
 
 
-def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:
+def _build(
+    settings: ServerSettings,
+    plans: Plans,
+    runtime: Runtime,
+    database: Database,
+    outside: "Outside",
+    observers: Observers,
+) -> App:
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     owner = f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}"
-    metrics = ServerMetrics()
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
-    reconciler = Reconciler(**work, runtime=runtime, owner=owner, step_ended=metrics.step_ended)
+    reconciler = Reconciler(**work, runtime=runtime, owner=owner, step_ended=observers.step_ended)
     shared = {**work, "new_id": new_id}
     organizations = OrganizationsService(
         database=database,
@@ -160,7 +172,7 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         ),
     )
     authentication = _authentication(settings, database, organizations, outside.http)
-    server, alive = build_server(servicers, authentication, metrics.call_ended)
+    server, alive = build_server(servicers, authentication, _arounds(observers))
     return App(
         address=_listen(server, settings.server_listen),
         server=server,
@@ -168,7 +180,7 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         propagation=propagation,
         reconciler=reconciler,
         database=database,
-        operations=Operations(**work, system=system, reconciler=reconciler, metrics=metrics),
+        operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
 
 
@@ -185,6 +197,11 @@ def _policies(settings: ServerSettings, shared: dict[str, Any], outside: Outside
         PoliciesService(**shared, allow_loopback=settings.calls_loopback),
         ExplainService(database=shared["database"], tokens=Tokens(outside.issuers), clock=utc_now),
     )
+
+
+def _arounds(observers: Observers) -> tuple[Around, ...]:
+    metered = Metered(observers.metrics.call_ended)
+    return (metered,) if observers.tracing is None else (metered, Traced(observers.tracing))
 
 
 def _authentication(

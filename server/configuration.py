@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSource
 
-from server.domain.addresses import Address
+from server.domain.addresses import Address, Collector
 from server.domain.urls import is_loopback_name
 
 PREFIX = "ORCH8_"
@@ -28,6 +28,15 @@ def _optional_address(value: Any) -> Address | None:
 
 
 OptionalAddressSetting = Annotated[Address | None, NoDecode, BeforeValidator(_optional_address), PlainSerializer(str)]
+
+
+def _collector(value: Any) -> Collector | None:
+    if value in ("", None) or isinstance(value, Collector):
+        return value or None
+    return Collector.parse(str(value))
+
+
+CollectorSetting = Annotated[Collector | None, NoDecode, BeforeValidator(_collector), PlainSerializer(str)]
 
 
 class StartFailed(Exception):
@@ -50,6 +59,15 @@ class Settings(BaseSettings):
         ge=0,
         le=300,
         description="Seconds that it goes on serving once it is told to stop, while /readyz already answers 503.",
+    )
+
+    otlp_endpoint: CollectorSetting = Field(
+        None,
+        description="An OpenTelemetry collector for traces: grpc://HOST:4317 or http://HOST:4318 (grpcs, https: over "
+        "TLS). Empty: no traces.",
+    )
+    trace_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of the requests traced that come without a trace of their own."
     )
 
     @classmethod

@@ -24,6 +24,15 @@ def processors(part: str) -> list[Processor]:
     ]
 
 
+def adopt(name: str, part: str) -> None:
+    """Has what a library logs by itself come out as our own lines do."""
+    handler = logging.StreamHandler(sys.stderr)
+    *shared, last = processors(part)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
+    logger = logging.getLogger(name)
+    logger.handlers, logger.propagate = [handler], False
+
+
 def configure(part: str, level: int = logging.INFO) -> None:
     """Sets up structlog for a whole program. Exceptions come with their traceback, as one field."""
     structlog.configure(

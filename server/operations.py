@@ -7,15 +7,33 @@ from server.services.identifiers import Clock
 from server.services.propagation import Propagation
 from server.services.system import SystemService
 from server.store.database import Database
-from server.store.instances import Queue
+from server.store.instances import Claim, Queue
 from server.telemetry.listener import NotReady, Probes
 from server.telemetry.registry import rendered
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
+from server.telemetry.tracing import Kind, Tracing
 from server.workers.reconcile import Reconciler
 
 # It looks every second. A writer that holds SQLite for long may keep it waiting, and that is no reason to restart.
 RECONCILER_SILENT_S = 15.0
+
+
+class Observers:
+    """What is told of every call and step: the metrics, and traces where a collector is configured."""
+
+    def __init__(self, metrics: ServerMetrics, tracing: Tracing | None) -> None:
+        self.metrics = metrics
+        self.tracing = tracing
+
+    def step_ended(self, claim: Claim, result: str, seconds: float) -> None:
+        """The reconciler has done a step."""
+        self.metrics.step_ended(result, seconds)
+        if self.tracing is not None:
+            instance = claim.instance
+            about = {"orch8.instance_id": instance.id, "orch8.org_id": instance.org_id, "orch8.result": result}
+            name = f"reconcile {instance.desired}"
+            self.tracing.record(name, Kind.INTERNAL, None, about, seconds=seconds, failed=result in ("retry", "failed"))
 
 
 class Operations:

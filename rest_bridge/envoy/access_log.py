@@ -24,6 +24,7 @@ FIELDS = {
     "protocol": "%PROTOCOL%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "trace_id": "%TRACE_ID%",
     "decision_id": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-orch8-decision-id)%",
     "route": "%ROUTE_NAME%",
     "upstream": "%UPSTREAM_HOST%",

@@ -31,16 +31,20 @@ from rest_bridge.proxy.refusals import internal, stopped
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
 from rest_bridge.proxy.streams import Streams
+from rest_bridge.proxy.traced_decider import TracedDecider
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.watcher import Watcher
 from rest_bridge.proxy.websocket import MAX_MESSAGE, WebSocketForwarder
 from rest_bridge.settings import ProxySettings
+from server.configuration import StartFailed
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
 from server.listening import CannotListen, close_socket, open_socket
 from server.telemetry.listener import Server, listening
 from server.telemetry.stopping import Stopping
+from server.telemetry.tracing import Tracing
+from server.telemetry.tracing import opened as trace
 
 CANNOT_START = 2
 DRAIN = 3
@@ -88,7 +92,9 @@ class Proxy:
         self.log.info("stopped")
 
 
-def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware_clock) -> Proxy:
+def build(
+    settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware_clock, tracing: Tracing | None = None
+) -> Proxy:
     """Puts a proxy together, inside a running event loop. `direct`: it carries the bytes itself."""
     proxy_id = settings.proxy_id or f"proxy-{secrets.token_hex(8)}"
     log = life_cycle_log(proxy_id)
@@ -103,7 +109,9 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     streams = Streams(knowledge)
     counts = DecisionCounts()
-    decider = Decider(
+    decider = _decider(
+        settings,
+        tracing,
         knowledge=knowledge,
         tokens=Tokens(issuers),
         traffic=traffic,
@@ -130,6 +138,12 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         streams=streams,
         counts=counts,
     )
+
+
+def _decider(settings: ProxySettings, tracing: Tracing | None, **parts: Any) -> Decider:
+    if tracing is None:
+        return Decider(**parts)
+    return TracedDecider(tracing=tracing, sample=settings.trace_sample, **parts)
 
 
 def _direct_app(
@@ -238,24 +252,25 @@ async def run_proxy(settings: ProxySettings, *, direct: bool) -> int:
         return _cannot_start(error)
     try:
         await _serve(settings, opened, direct=direct)
-    except CannotListen as error:
+    except StartFailed as error:
         return _cannot_start(error)
     finally:
         close_socket(opened, settings.proxy_listen)
     return 0
 
 
-def _cannot_start(error: CannotListen) -> int:
+def _cannot_start(error: StartFailed) -> int:
     print(error, file=sys.stderr)  # noqa: T201 - the one sentence that a person at the terminal needs
     return CANNOT_START
 
 
 async def _serve(settings: ProxySettings, opened: Any, *, direct: bool) -> None:
-    proxy = build(settings, direct=direct)
-    server = new_server(proxy.app, direct=direct)
     stopping = Stopping(settings.drain_delay)
-    await proxy.start()
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(trace(settings.otlp_endpoint, "proxy", settings.trace_sample))
+        proxy = build(settings, direct=direct, tracing=tracing)
+        server = new_server(proxy.app, direct=direct)
+        await proxy.start()
         probes = metrics_of(proxy).probes(stopping)
         await stack.enter_async_context(listening(settings.proxy_metrics_listen, "proxy", probes))
         stack.push_async_callback(proxy.stop)

@@ -6,9 +6,10 @@ from typing import TypeVar
 import httpx
 
 from rest_bridge.settings import EdgeSettings, ProxySettings
-from server.configuration import Settings, SettingsError
+from server.configuration import PREFIX, Settings, SettingsError
 from server.doctor import configuration, edge, listening, network
 from server.doctor.findings import Finding, as_json, as_lines, bad, doubtful, good, has_failed
+from server.domain.addresses import Address
 from server.providers.runtime.base import RuntimeFailed
 from server.providers.runtime.local_program import DEVELOPMENT, choose
 from server.settings import ServerSettings
@@ -44,7 +45,11 @@ async def _part(name: str, kind: type[S], check: Callable[[S], Awaitable[list[Fi
     except SettingsError as error:
         return [bad(f"{name} settings", str(error), "`orch8-cloud settings` lists them all")]
     try:
-        return [good(f"{name} settings", "complete"), *await check(settings)]
+        return [
+            good(f"{name} settings", "complete"),
+            *await check(settings),
+            *listening.collector(settings, by_envoy=kind is EdgeSettings),
+        ]
     except Exception as error:  # noqa: BLE001 - a check that breaks must not hide what the others say
         return [bad(name, f"a check broke: {type(error).__name__}", "That is a fault of ours: report it")]
 
@@ -109,6 +114,11 @@ async def _edge(settings: EdgeSettings) -> list[Finding]:
         *configuration.exposure(settings),
         *([] if certificate is None else [edge.certificate(certificate)]),
         await edge.envoy(settings),
-        *(listening.neighbour(name, getattr(settings, name)) for name in ("server_addr", "proxy_addr", "streams_addr")),
+        *(_neighbour(settings, name) for name in ("server", "proxy", "streams")),
         *await listening.ports("edge", wanted, runs),
     ]
+
+
+def _neighbour(settings: EdgeSettings, name: str) -> Finding:
+    address: Address = getattr(settings, f"{name}_addr")
+    return listening.neighbour(f"edge to {name}", address, f"{PREFIX}{name.upper()}_ADDR")

@@ -5,6 +5,7 @@ import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,18 @@ async def link(address: Address, token: str) -> Finding:
     return doubtful("proxy to server", f"nothing answers at {address} ({said})", fix)
 
 
-def neighbour(setting: str, address: Address) -> Finding:
-    """Whether something listens where the edge will send requests."""
-    check = f"edge to {setting.removesuffix('_addr')}"
+def collector(settings: Settings, *, by_envoy: bool) -> list[Finding]:
+    """Whether traces can be made and sent, where they are wanted. Envoy brings along what it needs for that."""
+    where = settings.otlp_endpoint
+    if where is None:
+        return []
+    if not by_envoy and find_spec("opentelemetry") is None:
+        return [bad("traces", "OpenTelemetry is not installed here", "pip install 'orch8-cloud[otel]'")]
+    return [neighbour("traces", where.address, "ORCH8_OTLP_ENDPOINT")]
+
+
+def neighbour(check: str, address: Address, setting: str) -> Finding:
+    """Whether something listens where a part will send what it has for it."""
     near = reachable(address)
     try:
         with (
@@ -140,6 +150,6 @@ def neighbour(setting: str, address: Address) -> Finding:
             if near.is_unix:
                 to.connect(near.path)
     except OSError as error:
-        fix = f"Start it, or correct {PREFIX}{setting.upper()}"
+        fix = f"Start it, or correct {setting}"
         return doubtful(check, f"nothing answers at {address} ({error.strerror or error})", fix)
     return good(check, f"{address} takes connections")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypeAlias
 
 import structlog
 from structlog.contextvars import bind_contextvars
@@ -34,6 +35,10 @@ class Step:
     failed: bool = False
 
 
+# Hears what was claimed, what became of the step in one word, and how many seconds it took.
+StepEnded: TypeAlias = Callable[[Claim, str, float], None]
+
+
 class Reconciler:
     """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance."""
 
@@ -45,7 +50,7 @@ class Reconciler:
         propagation: Propagation,
         clock: Clock,
         owner: str,
-        step_ended: Callable[[str, float], None],
+        step_ended: StepEnded,
     ) -> None:
         self._database = database
         self._runtime = runtime
@@ -116,7 +121,7 @@ class Reconciler:
         bind_contextvars(org_id=claim.instance.org_id, instance_id=claim.instance.id)
         began = time.monotonic()
         step = await self._attempt(claim)
-        self._step_ended(_result(claim, step), time.monotonic() - began)
+        self._step_ended(claim, _result(claim, step), time.monotonic() - began)
         if step.after != claim.instance:
             await self._record(claim, step.after)
         attempts = claim.attempts + 1 if step.failed else 0

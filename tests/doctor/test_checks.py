@@ -209,6 +209,17 @@ async def test_the_proxy_must_have_the_servers_token(environment: Put, variables
     assert (found.state, "the same ORCH8_DATAPLANE_TOKEN" in found.fix) == (State.FAILED, True)
 
 
+async def test_the_collector_of_traces_must_be_there(environment: Put, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as collector:
+        environment(OTLP_ENDPOINT=f"grpc://127.0.0.1:{collector.getsockname()[1]}")
+        assert only(await examine(("edge",)), "traces").state is State.OK
+    found = only(await examine(("edge",)), "traces")
+    assert (found.state, "ORCH8_OTLP_ENDPOINT" in found.fix) == (State.WARNING, True)
+    monkeypatch.setattr("server.doctor.listening.find_spec", lambda _: None)
+    assert only(await examine(("edge",)), "traces").state is State.WARNING, "Envoy needs no package"
+    assert "orch8-cloud[otel]" in only(await examine(("proxy",)), "traces").fix
+
+
 async def test_certificate_and_envoy(environment: Put, tmp_path: Path) -> None:
     cert, key = certificate(tmp_path)
     environment(TLS_CERT_FILE=str(cert), TLS_KEY_FILE=str(key))

@@ -15,7 +15,13 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.identity": ("server.identity", "server.domain"),
     "server.logs": (),
     "server.listening": ("server.configuration", "server.domain"),
-    "server.telemetry": ("server.telemetry", "server.listening", "server.domain"),
+    "server.telemetry": (
+        "server.telemetry",
+        "server.listening",
+        "server.configuration",
+        "server.domain",
+        "server.logs",
+    ),
     "server.tether": (),
     "server.configuration": ("server.domain",),
     "server.settings": ("server.configuration", "server.domain"),
@@ -45,6 +51,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.domain",
         "server.errors",
         "server.explanations",
+        "server.telemetry",
         "orch8cloud",
     ),
     "server.operations": ("server.services", "server.workers", "server.store", "server.telemetry", "server.errors"),
@@ -93,6 +100,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "envoy": ("rest_bridge.envoy", "bench.envoys"),
     "pydantic": ("server.configuration", "server.settings", "rest_bridge.settings"),
     "prometheus_client": ("server.telemetry", "rest_bridge.proxy.metrics"),
+    "opentelemetry": ("server.telemetry.tracing",),
     "typer": ("server.cli",),
 }
 # Who may look at the environment: the settings, and what hands it on to child processes.
