@@ -271,9 +271,9 @@ async def _serve(settings: ProxySettings, opened: Any, *, direct: bool) -> None:
         proxy = build(settings, direct=direct, tracing=tracing)
         server = new_server(proxy.app, direct=direct)
         await proxy.start()
+        stack.push_async_callback(proxy.stop)
         probes = metrics_of(proxy).probes(stopping)
         await stack.enter_async_context(listening(settings.proxy_metrics_listen, "proxy", probes))
-        stack.push_async_callback(proxy.stop)
         if not direct:
             await stack.enter_async_context(Processor(proxy.streams).listening(settings.streams_listen))
         proxy.log.info("listening", address=str(opened.getsockname()), direct=direct)

@@ -173,9 +173,10 @@ async def test_without_envoy_the_proxy_follows_and_begins_traces() -> None:
         await eventually(begun, 30)
 
 
-async def test_a_collector_that_is_away_holds_nobody_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["grpc", "http"])
+async def test_a_collector_that_is_away_holds_nobody_up(kind: str) -> None:
     with tempfile.TemporaryDirectory(prefix="orch8-test-") as folder:
-        parts = Parts(Path(folder), settings={"ORCH8_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"})
+        parts = Parts(Path(folder), settings={"ORCH8_OTLP_ENDPOINT": f"{kind}://127.0.0.1:{free_port()}"})
         try:
             await parts.start("serve", "proxy", "edge")
             async with httpx.AsyncClient(timeout=30) as http:
