@@ -64,7 +64,10 @@ lock: $(DEV) ## Resolve the dependencies again, newest versions within pyproject
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --no-annotate --extra build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-		--no-header --no-annotate --extra build --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+		--no-header --no-annotate --extra build --extra otel -c requirements.lock pyproject.toml -o requirements-otel.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --extra build --extra otel --extra dev -c requirements-otel.lock pyproject.toml \
+		-o requirements-dev.lock
 
 clean: ## Remove what make installed (not your data in .orch8)
 	rm -rf $(VENV) build *.egg-info

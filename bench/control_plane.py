@@ -27,7 +27,7 @@ _POLL_S = 0.1
 
 async def main(*, upstream: Address, issuer: str, keys: int, ready: Path) -> None:
     """Serves until SIGTERM."""
-    logs.configure()
+    logs.configure("bench")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = ServerSettings.read()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pydantic import Field, FilePath, SecretStr
 
-from server.configuration import AddressSetting, Settings, SharedSettings
+from server.configuration import AddressSetting, OptionalAddressSetting, Settings, SharedSettings
 from server.domain.addresses import Address
 
 SERVER = Address.parse("127.0.0.1:50061")
@@ -23,6 +23,9 @@ class EdgeSettings(Settings):
     )
     edge_admin_addr: AddressSetting = Field(
         Address.parse("127.0.0.1:9901"), description="Envoy's own administration. Keep it away from the world."
+    )
+    edge_metrics_listen: OptionalAddressSetting = Field(
+        None, description="Where the edge answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
     tls_cert_file: Path | None = Field(None, description="Certificate chain (PEM). With it the edge speaks TLS only.")
     tls_key_file: Path | None = Field(None, description="Private key (PEM) of the certificate.")
@@ -48,6 +51,9 @@ class ProxySettings(SharedSettings):
     proxy_listen: AddressSetting = Field(PROXY, description="Where the proxy listens.")
     streams_listen: AddressSetting = Field(
         STREAMS, description="Where the proxy watches the answers that Envoy carries (gRPC). Unused with --direct."
+    )
+    proxy_metrics_listen: OptionalAddressSetting = Field(
+        None, description="Where the proxy answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
     server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
     dataplane_token: SecretStr = Field(min_length=16, description="The secret that server and proxy share.")

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from server.domain.plans import Plans
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
+from server.operations import Observers, Operations
 from server.providers.engine.client import EngineClient
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
@@ -31,6 +31,9 @@ from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
+from server.rpc.interceptors.base import Around
+from server.rpc.interceptors.metrics import Metered
+from server.rpc.interceptors.tracing import Traced
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
@@ -51,6 +54,10 @@ from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
 from server.store.sealing import Sealer
+from server.telemetry.listener import listening
+from server.telemetry.server_metrics import ServerMetrics
+from server.telemetry.stopping import Stopping
+from server.telemetry.tracing import opened
 from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
 from server.workers.reconcile import Reconciler
@@ -71,6 +78,7 @@ class App:
     propagation: Propagation
     reconciler: Reconciler
     database: Database
+    operations: Operations
 
 
 def chosen_runtime(settings: ServerSettings) -> Runtime:
@@ -123,39 +131,49 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[App]:
-    """A control plane that answers, until the block ends; then it stops gracefully."""
+async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping | None = None) -> AsyncIterator[App]:
+    """A control plane that answers, until the block ends; then it stops gracefully.
+
+    Raises StartFailed.
+    """
     plans = settings.plans()
     async with (
+        opened(settings.otlp_endpoint, "server", settings.trace_sample) as tracing,
         open_database(settings) as database,
         httpx.AsyncClient(trust_env=False) as http,
         Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery) as issuers,
     ):
-        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
-        await app.propagation.start()
-        await app.server.start()
-        work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
-        jobs = [asyncio.create_task(one) for one in work]
-        await set_serving(app.health)
-        for switch in settings.switches():
-            log.warning("development_switch_is_on", switch=switch)
-        log.info("server.ready", address=str(app.address))
-        try:
-            yield app
-        finally:
-            await _stop(app, jobs, runtime)
+        observers = Observers(ServerMetrics(), tracing)
+        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers), observers)
+        probes = app.operations.probes(stopping or Stopping())
+        async with listening(settings.server_metrics_listen, "server", probes):
+            await app.propagation.start()
+            await app.server.start()
+            work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
+            jobs = [asyncio.create_task(one) for one in work]
+            await set_serving(app.health)
+            for switch in settings.switches():
+                log.warning("development_switch_is_on", switch=switch)
+            log.info("server.ready", address=str(app.address))
+            try:
+                yield app
+            finally:
+                await _stop(app, jobs, runtime)
 
 
-def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:
+def _build(
+    settings: ServerSettings,
+    plans: Plans,
+    runtime: Runtime,
+    database: Database,
+    outside: "Outside",
+    observers: Observers,
+) -> App:
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     owner = f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}"
-    reconciler = Reconciler(database=database, runtime=runtime, propagation=propagation, clock=utc_now, owner=owner)
-    shared: dict[str, Any] = {
-        "database": database,
-        "propagation": propagation,
-        "clock": utc_now,
-        "new_id": new_id,
-    }
+    work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
+    reconciler = Reconciler(**work, runtime=runtime, owner=owner, step_ended=observers.step_ended)
+    shared = {**work, "new_id": new_id}
     organizations = OrganizationsService(
         database=database,
         plans=plans,
@@ -167,12 +185,13 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
     )
     instances = InstancesService(**shared, plans=plans, engines=EngineClient(outside.http), wake=reconciler.wake)
     decisions = DecisionsService(database=database, clock=utc_now)
+    system = SystemService(database=database, propagation=propagation)
     servicers = Servicers(
         instances=InstancesServicer(instances, settings.public_url),
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
-        system=SystemServicer(SystemService(database=database, propagation=propagation)),
+        system=SystemServicer(system),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(
             DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now),
@@ -180,7 +199,8 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
             propagation,
         ),
     )
-    server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
+    authentication = _authentication(settings, database, organizations, outside.http)
+    server, alive = build_server(servicers, authentication, _arounds(observers))
     return App(
         address=_listen(server, settings.server_listen),
         server=server,
@@ -188,6 +208,7 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         propagation=propagation,
         reconciler=reconciler,
         database=database,
+        operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
 
 
@@ -204,6 +225,11 @@ def _policies(settings: ServerSettings, shared: dict[str, Any], outside: Outside
         PoliciesService(**shared, allow_loopback=settings.calls_loopback),
         ExplainService(database=shared["database"], tokens=Tokens(outside.issuers), clock=utc_now),
     )
+
+
+def _arounds(observers: Observers) -> tuple[Around, ...]:
+    metered = Metered(observers.metrics.call_ended)
+    return (metered,) if observers.tracing is None else (metered, Traced(observers.tracing))
 
 
 def _authentication(
@@ -250,11 +276,11 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
 
 async def run_server(settings: ServerSettings) -> int:
     """Runs the control plane until SIGTERM or SIGINT. Raises StartFailed."""
-    logs.configure()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with running(settings, chosen_runtime(settings)):
-        await stop.wait()
+    logs.configure("server")
+    stopping = Stopping(settings.drain_delay)
+    with stopping.on_signals():
+        async with running(settings, chosen_runtime(settings), stopping) as app:
+            await stopping.told.wait()
+            await app.health.enter_graceful_shutdown()
+            await stopping.now.wait()
     return 0

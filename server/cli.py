@@ -68,10 +68,31 @@ def proxy(
 @app.command()
 def edge() -> None:
     """Run Envoy, configured for this product: the only thing that the world reaches."""
-    from rest_bridge.envoy.process import run_edge
+    from rest_bridge.envoy.run import run_edge
     from rest_bridge.settings import EdgeSettings
 
     _run(run_edge(EdgeSettings.read()))
+
+
+@app.command()
+def doctor(
+    part: Annotated[
+        list[str] | None, typer.Option(help="Only this part: server, proxy or edge. May be given several times.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Check the configuration before it goes live, and say what to fix. Exit code 1: something has to be fixed.
+
+    It reads the same ORCH8_… variables as the parts, changes nothing, and prints no secret.
+    """
+    from server.doctor.command import PARTS
+    from server.doctor.command import doctor as examine
+
+    if unknown := set(part or ()) - set(PARTS):
+        raise typer.BadParameter(f"there is no part {', '.join(sorted(unknown))}: write {', '.join(PARTS)}")
+    text, code = asyncio.run(examine(part or PARTS, json=as_json))
+    typer.echo(text)
+    raise typer.Exit(code)
 
 
 @app.command()

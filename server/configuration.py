@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSource
 
-from server.domain.addresses import Address
+from server.domain.addresses import Address, Collector
 from server.domain.urls import is_loopback_name
 
 PREFIX = "ORCH8_"
@@ -21,6 +21,22 @@ def _address(value: Any) -> Address:
 
 # NoDecode: an address is plain text in the environment, not the JSON that pydantic-settings expects of a dataclass.
 AddressSetting = Annotated[Address, NoDecode, BeforeValidator(_address), PlainSerializer(str)]
+
+
+def _optional_address(value: Any) -> Address | None:
+    return None if value in ("", None) else _address(value)
+
+
+OptionalAddressSetting = Annotated[Address | None, NoDecode, BeforeValidator(_optional_address), PlainSerializer(str)]
+
+
+def _collector(value: Any) -> Collector | None:
+    if value in ("", None) or isinstance(value, Collector):
+        return value or None
+    return Collector.parse(str(value))
+
+
+CollectorSetting = Annotated[Collector | None, NoDecode, BeforeValidator(_collector), PlainSerializer(str)]
 
 
 class StartFailed(Exception):
@@ -36,6 +52,22 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, frozen=True, extra="ignore", arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
+
+    drain_delay: float = Field(
+        0,
+        ge=0,
+        le=300,
+        description="Seconds that it goes on serving once it is told to stop, while /readyz already answers 503.",
+    )
+
+    otlp_endpoint: CollectorSetting = Field(
+        None,
+        description="An OpenTelemetry collector for traces: grpc://HOST:4317 or http://HOST:4318 (grpcs, https: over "
+        "TLS). Empty: no traces.",
+    )
+    trace_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of the requests traced that come without a trace of their own."
     )
 
     @classmethod

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
-from server.configuration import AddressSetting, SettingsError, SharedSettings
+from server.configuration import AddressSetting, OptionalAddressSetting, SettingsError, SharedSettings
 from server.domain.addresses import Address
 from server.domain.plans import Plans, PlansInvalid
 
@@ -88,6 +88,9 @@ class ServerSettings(FlySettings):
 
     server_listen: AddressSetting = Field(
         Address.parse("127.0.0.1:50061"), description="Where the server listens (gRPC). Keep it away from the world."
+    )
+    server_metrics_listen: OptionalAddressSetting = Field(
+        None, description="Where the server answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
     data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
     database_url: str = Field(

@@ -1,4 +1,8 @@
-"""One JSON line for each request. No query string and no header that may hold a secret."""
+"""One JSON line for each request. No query string and no header that may hold a secret.
+
+Fields that server and proxy log too have the same names. Of a tunnel or gateway request the path names the instance,
+and the decision's record, by its id, the rest.
+"""
 
 from rest_bridge.envoy.fragments import Json, extension
 
@@ -6,7 +10,9 @@ from rest_bridge.envoy.fragments import Json, extension
 PATH_STATE = "orch8.path"
 
 FIELDS = {
-    "time": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
+    "part": "edge",
+    "event": "request",
+    "timestamp": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%",
     "method": "%REQ(X-ENVOY-ORIGINAL-METHOD?:METHOD)%",
     "path": f"%FILTER_STATE({PATH_STATE}:PLAIN)%",
     "status": "%RESPONSE_CODE%",
@@ -18,6 +24,8 @@ FIELDS = {
     "protocol": "%PROTOCOL%",
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
+    "trace_id": "%TRACE_ID%",
+    "decision_id": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-orch8-decision-id)%",
     "route": "%ROUTE_NAME%",
     "upstream": "%UPSTREAM_HOST%",
 }

@@ -32,6 +32,12 @@ class Admin:
         socket = found["local_address"]["socket_address"]
         return Address(host=socket["address"], port=socket["port_value"])
 
+    async def statistics(self) -> str:
+        """All of Envoy's statistics, in Prometheus' format; none where it does not answer."""
+        with suppress(httpx.TransportError):
+            return (await self._ask("GET", "/stats/prometheus")).text
+        return ""
+
     async def drain(self, within: float) -> None:
         """Asks callers to close their connections, and waits for the requests that are under way."""
         with suppress(httpx.TransportError, TimeoutError):

@@ -1,6 +1,6 @@
 """The whole configuration of Envoy, as plain data."""
 
-from rest_bridge.envoy.clusters import clusters
+from rest_bridge.envoy.clusters import clusters, collector
 from rest_bridge.envoy.fragments import Json, extension, socket
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.listeners import listener
@@ -16,7 +16,10 @@ def bootstrap(settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS) -> Json:
         "admin": {"address": socket(settings.edge_admin_addr)},
         "static_resources": {
             "listeners": [listener(settings, limits)],
-            "clusters": clusters(settings.server_addr, settings.proxy_addr, settings.streams_addr, limits),
+            "clusters": [
+                *clusters(settings.server_addr, settings.proxy_addr, settings.streams_addr, limits),
+                *collector(settings.otlp_endpoint, limits),
+            ],
         },
         "overload_manager": _overload(limits),
     }

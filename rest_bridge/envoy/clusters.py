@@ -9,11 +9,12 @@ import certifi
 from rest_bridge.envoy import headers
 from rest_bridge.envoy.fragments import Json, duration, extension, is_name, lua, socket, typed
 from rest_bridge.envoy.limits import Limits
-from server.domain.addresses import Address
+from server.domain.addresses import Address, Collector
 
 SERVER = "server"
 PROXY = "proxy"
 STREAMS = "streams"
+COLLECTOR = "collector"
 # The names that the decision uses in x-orch8-cluster.
 ENGINE_HTTP = "engine_http"
 ENGINE_HTTPS = "engine_https"
@@ -40,6 +41,15 @@ def clusters(server: Address, proxy: Address, streams: Address, limits: Limits) 
             "transport_socket": _tls(),
         },
     ]
+
+
+def collector(where: Collector | None, limits: Limits) -> list[Json]:
+    """Where traces go, if anywhere."""
+    if where is None:
+        return []
+    plain = typed(_PROTOCOL, explicit_http_config={"http_protocol_options": {}})
+    found = _fixed(COLLECTOR, where.address, limits, _http2() if where.grpc else plain)
+    return [found | ({"transport_socket": _tls(sni=where.address.host)} if where.tls else {})]
 
 
 def _fixed(name: str, address: Address, limits: Limits, protocol: Json) -> Json:
@@ -93,11 +103,16 @@ def _http1(answers: Json, **more: Any) -> Json:
     )
 
 
-def _tls() -> Json:
-    """TLS with the system's authorities; the name is the one that the decision gave."""
+def _tls(*, sni: str = "") -> Json:
+    """TLS with the system's authorities; without `sni` the name is the one that the decision gave."""
     kind = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
-    context = {"validation_context": {"trusted_ca": {"filename": _authorities()}}}
-    return extension("envoy.transport_sockets.tls", kind, common_tls_context=context)
+    validation: Json = {"trusted_ca": {"filename": _authorities()}}
+    if not sni:
+        return extension("envoy.transport_sockets.tls", kind, common_tls_context={"validation_context": validation})
+    validation["match_typed_subject_alt_names"] = [{"san_type": "DNS", "matcher": {"exact": sni}}]
+    return extension(
+        "envoy.transport_sockets.tls", kind, sni=sni, common_tls_context={"validation_context": validation}
+    )
 
 
 def _authorities() -> str:

@@ -7,6 +7,7 @@ from rest_bridge.envoy.fragments import Json, duration, extension
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.local_replies import local_replies
 from rest_bridge.envoy.routes import route_config
+from rest_bridge.envoy.tracing import tracing
 from rest_bridge.settings import EdgeSettings
 
 
@@ -20,6 +21,7 @@ def http_connection_manager(settings: EdgeSettings, limits: Limits) -> Json:
         **_paths(),
         **_identity(),
         **_bounds(limits),
+        **tracing(settings.otlp_endpoint, settings.trace_sample),
         local_reply_config=local_replies(limits),
         route_config=route_config(limits, settings.allowed_origins),
         http_filters=http_filters(limits, settings.busy_from),

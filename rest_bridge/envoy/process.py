@@ -18,7 +18,6 @@ from rest_bridge.envoy.admin import Admin, written_address
 from rest_bridge.envoy.bootstrap import DEFAULT_LIMITS, bootstrap
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.listeners import NAME
-from rest_bridge.envoy.pulse import beat
 from rest_bridge.settings import EdgeSettings
 from server.configuration import StartFailed
 from server.domain.addresses import Address
@@ -60,6 +59,11 @@ class EnvoyProcess:
         """The process id."""
         return self._running().pid
 
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the world has to speak TLS with it."""
+        return self._settings.tls_cert_file is not None
+
     async def start(self) -> None:
         """Starts Envoy and returns once it takes requests. Raises EnvoyError with the reason if it does not."""
         # The folder is 0700: the configuration and the address of the administration are nobody else's business.
@@ -100,15 +104,15 @@ class EnvoyProcess:
         while time.monotonic() < deadline:
             if self._running().returncode is not None:
                 raise EnvoyError(await self._why_it_ended())
-            if await self._is_ready(admin):
+            self._find(admin)
+            if await self.is_ready():
                 return
             await asyncio.sleep(_POLL)
         raise EnvoyError(f"Envoy was not ready within {self._ready_within:g} s on {self._settings.listen}")
 
-    async def _is_ready(self, admin: Path) -> bool:
+    def _find(self, admin: Path) -> None:
         if self._admin is None and (address := written_address(admin)):
             self._admin = Admin(address)
-        return self._admin is not None and await self._admin.ready()
 
     async def _why_it_ended(self) -> str:
         if self._log is not None:
@@ -126,6 +130,14 @@ class EnvoyProcess:
         if self._admin is None:
             raise EnvoyError("Envoy is not running")
         return await self._admin.listens(NAME)
+
+    async def is_ready(self) -> bool:
+        """Whether it takes requests now."""
+        return self._admin is not None and await self._admin.ready()
+
+    async def statistics(self) -> str:
+        """All that it counts, in Prometheus' format."""
+        return "" if self._admin is None else await self._admin.statistics()
 
     async def wait(self) -> int:
         """Waits until Envoy ends, and returns its exit code."""
@@ -149,28 +161,6 @@ class EnvoyProcess:
         if self._process is None:
             raise EnvoyError("Envoy is not running")
         return self._process
-
-
-async def run_edge(settings: EdgeSettings) -> int:
-    """Runs the edge until SIGTERM or SIGINT, ends it gracefully, and returns the exit code for the program."""
-    stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
-    edge = EnvoyProcess(settings)
-    await edge.start()
-    ended = asyncio.create_task(edge.wait())
-    stop = asyncio.create_task(stopping.wait())
-    pulse = asyncio.create_task(beat(await edge.address(), tls=settings.tls_cert_file is not None))
-    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
-    by_itself = ended.done() and not stop.done()
-    pulse.cancel()
-    await edge.stop()
-    stop.cancel()
-    code = await ended
-    if by_itself:
-        sys.stderr.write(f"{how_it_ended(code)}.\n")
-    return 1 if by_itself else 0
 
 
 def how_it_ended(code: int) -> str:

@@ -1,11 +1,11 @@
 """Puts the proxy together and runs it."""
 
 import asyncio
+import re
 import secrets
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,16 @@ from structlog.typing import FilteringBoundLogger
 from rest_bridge.proxy.asgi import ENGINE_ASKED, App, Message, Receive, Scope, Send, answer
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
+from rest_bridge.proxy.decision_counts import DecisionCounts
 from rest_bridge.proxy.direct_app import DirectApp
 from rest_bridge.proxy.edge_leases import EdgeLeases
 from rest_bridge.proxy.forward import Forwarder, open_session
+from rest_bridge.proxy.headers import REQUEST_ID, get_all
 from rest_bridge.proxy.http_protocol import protocol
 from rest_bridge.proxy.lease import Clock, Lease, suspend_aware_clock
 from rest_bridge.proxy.limits import Limiter
-from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.logs import life_cycle_log
+from rest_bridge.proxy.metrics import ProxyMetrics, Sources
 from rest_bridge.proxy.processor import Processor
 from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import internal, stopped
@@ -31,17 +33,26 @@ from rest_bridge.proxy.remembered import Remembered
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.server_link import ServerCalls
 from rest_bridge.proxy.streams import Streams
+from rest_bridge.proxy.traced_decider import TracedDecider
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.watcher import Watcher
 from rest_bridge.proxy.websocket import MAX_MESSAGE, WebSocketForwarder
 from rest_bridge.settings import ProxySettings
+from server.configuration import StartFailed
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
+from server.listening import CannotListen, close_socket, open_socket
+from server.telemetry.listener import Server, listening
+from server.telemetry.stopping import Stopping
+from server.telemetry.tracing import Tracing
+from server.telemetry.tracing import opened as trace
 
 CANNOT_START = 2
 DRAIN = 3
 STOP_DEADLINE = 1.0
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+_INSTANCE = re.compile(r"/(?:tunnel|gateway)/(inst_[a-z0-9]{1,40})(?:/|$)", re.ASCII)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -58,6 +69,7 @@ class Proxy:
     session: aiohttp.ClientSession | None
     issuers: Issuers
     streams: Streams
+    counts: DecisionCounts
     tasks: tuple[asyncio.Task[None], ...] = ()
 
     async def start(self) -> None:
@@ -82,7 +94,9 @@ class Proxy:
         self.log.info("stopped")
 
 
-def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware_clock) -> Proxy:
+def build(
+    settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware_clock, tracing: Tracing | None = None
+) -> Proxy:
     """Puts a proxy together, inside a running event loop. `direct`: it carries the bytes itself."""
     proxy_id = settings.proxy_id or f"proxy-{secrets.token_hex(8)}"
     log = life_cycle_log(proxy_id)
@@ -90,26 +104,25 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         log.warning("development_switch_is_on", switch=switch)
     token = settings.dataplane_token.get_secret_value()
     calls = ServerCalls(address=settings.server_addr, token=token, proxy_id=proxy_id, log=log)
-    lease = Lease(stale_limit=settings.stale_limit, clock=clock)
-    edges = EdgeLeases(lease, seconds=0 if direct else settings.edge_lease)
-    knowledge = Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease, edges=edges)
+    knowledge = _knowledge(settings, calls, clock, direct=direct)
     traffic = Traffic(calls.report)
     records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
     issuers = Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery)
     streams = Streams(knowledge)
-    limiter = Limiter(clock=clock)
-    decider = Decider(
-        knowledge=knowledge,
-        tokens=Tokens(issuers),
-        traffic=traffic,
-        records=records,
-        limiter=limiter,
-        streams=streams,
-        session_cookie=settings.session_cookie,
+    counts = DecisionCounts()
+    # What both decide with: about each request, and for the edges that repeat a decision.
+    shared: dict[str, Any] = {
+        "knowledge": knowledge,
+        "traffic": traffic,
+        "records": records,
+        "limiter": Limiter(clock=clock),
+        "counts": counts,
+    }
+    decider = _decider(
+        settings, tracing, tokens=Tokens(issuers), streams=streams, session_cookie=settings.session_cookie, **shared
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
-    remembered = Remembered(decider=decider, knowledge=knowledge, traffic=traffic, limiter=limiter, records=records)
-    app: App = DecideApp(decider=decider, knowledge=knowledge, remembered=remembered)
+    app: App = DecideApp(decider=decider, knowledge=knowledge, remembered=Remembered(decider=decider, **shared))
     if session is not None:
         app = _direct_app(settings, decider, knowledge, session, streams)
     return Proxy(
@@ -123,7 +136,20 @@ def build(settings: ProxySettings, *, direct: bool, clock: Clock = suspend_aware
         session=session,
         issuers=issuers,
         streams=streams,
+        counts=counts,
     )
+
+
+def _knowledge(settings: ProxySettings, calls: ServerCalls, clock: Clock, *, direct: bool) -> Knowledge:
+    lease = Lease(stale_limit=settings.stale_limit, clock=clock)
+    edges = EdgeLeases(lease, seconds=0 if direct else settings.edge_lease)
+    return Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease, edges=edges)
+
+
+def _decider(settings: ProxySettings, tracing: Tracing | None, **parts: Any) -> Decider:
+    if tracing is None:
+        return Decider(**parts)
+    return TracedDecider(tracing=tracing, sample=settings.trace_sample, **parts)
 
 
 def _direct_app(
@@ -140,6 +166,20 @@ def _direct_app(
         body_timeout=idle,
         forwarder=Forwarder(session=session, idle=idle, streams=streams),
         websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle, streams=streams),
+    )
+
+
+def metrics_of(proxy: Proxy) -> ProxyMetrics:
+    """What a proxy tells those who run it."""
+    return ProxyMetrics(
+        Sources(
+            decisions=proxy.counts,
+            knowledge=proxy.knowledge,
+            watcher=proxy.watcher,
+            traffic=proxy.traffic,
+            records=proxy.records,
+            streams=proxy.streams,
+        )
     )
 
 
@@ -167,20 +207,24 @@ class _Guarded:
                 await answer(send, end.status, list(end.headers), end.body)
             raise
         except Exception:  # noqa: BLE001 - whatever it is, the caller gets an answer and the log the cause
-            number = f"req_{secrets.token_hex(8)}"
-            self._log.exception("fault", request_id=number)
+            number = _request_id(scope)
+            self._log.exception("fault", request_id=number, **_instance(scope))
             if scope["type"] == "http" and not started:
                 fault = internal(number)
                 await answer(send, fault.status, list(fault.headers), fault.body)
 
 
-class Server(uvicorn.Server):
-    """uvicorn that leaves signals to us: what comes after it must still run."""
+def _instance(scope: Scope) -> dict[str, str]:
+    """The instance, for the log. The rest of the path may hold what is nobody's business."""
+    found = _INSTANCE.search(scope.get("path", ""))
+    return {} if found is None else {"instance_id": found[1]}
 
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
-        yield
+
+def _request_id(scope: Scope) -> str:
+    """The request's id, by which the edge and the server know it too; a new one where it has none of good form."""
+    given = get_all(scope.get("headers", ()), REQUEST_ID)
+    known = len(given) == 1 and _REQUEST_ID.fullmatch(given[0])
+    return given[0].decode() if known else f"req_{secrets.token_hex(8)}"
 
 
 def new_server(app: App, *, direct: bool) -> Server:
@@ -209,47 +253,47 @@ def new_server(app: App, *, direct: bool) -> Server:
 async def run_proxy(settings: ProxySettings, *, direct: bool) -> int:
     """Runs the proxy until SIGTERM or SIGINT. 0: stopped; 2: could not start, and standard error says why."""
     try:
-        listening = open_socket(settings.proxy_listen)
+        opened = open_socket(settings.proxy_listen, "proxy")
     except CannotListen as error:
         return _cannot_start(error)
     try:
-        await _serve(settings, listening, direct=direct)
-    except CannotListen as error:
+        await _serve(settings, opened, direct=direct)
+    except StartFailed as error:
         return _cannot_start(error)
     finally:
-        close_socket(listening, settings.proxy_listen)
+        close_socket(opened, settings.proxy_listen)
     return 0
 
 
-def _cannot_start(error: CannotListen) -> int:
+def _cannot_start(error: StartFailed) -> int:
     print(error, file=sys.stderr)  # noqa: T201 - the one sentence that a person at the terminal needs
     return CANNOT_START
 
 
-async def _serve(settings: ProxySettings, listening: Any, *, direct: bool) -> None:
-    proxy = build(settings, direct=direct)
-    server = new_server(proxy.app, direct=direct)
-    await proxy.start()
+async def _serve(settings: ProxySettings, opened: Any, *, direct: bool) -> None:
+    stopping = Stopping(settings.drain_delay)
     async with AsyncExitStack() as stack:
+        tracing = await stack.enter_async_context(trace(settings.otlp_endpoint, "proxy", settings.trace_sample))
+        proxy = build(settings, direct=direct, tracing=tracing)
+        server = new_server(proxy.app, direct=direct)
+        await proxy.start()
         stack.push_async_callback(proxy.stop)
+        probes = metrics_of(proxy).probes(stopping)
+        await stack.enter_async_context(listening(settings.proxy_metrics_listen, "proxy", probes))
         if not direct:
             await stack.enter_async_context(Processor(proxy.streams).listening(settings.streams_listen))
-        proxy.log.info("listening", address=str(listening.getsockname()), direct=direct)
-        with _on_signals(lambda: setattr(server, "should_exit", True)):
-            await server.serve(sockets=[listening])
+        proxy.log.info("listening", address=str(opened.getsockname()), direct=direct)
+        with stopping.on_signals():
+            ending = asyncio.create_task(_end(proxy, server, stopping))
+            await server.serve(sockets=[opened])
+            ending.cancel()
 
 
-@contextmanager
-def _on_signals(stop: Callable[[], None]) -> Iterator[None]:
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    for number in numbers:
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+async def _end(proxy: Proxy, server: Server, stopping: Stopping) -> None:
+    await stopping.told.wait()
+    proxy.knowledge.stopping = True
+    await stopping.now.wait()
+    server.should_exit = True
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

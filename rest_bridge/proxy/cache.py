@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.identity.turns import Turns
@@ -15,6 +16,16 @@ V = TypeVar("V")
 
 class ServerAway(Exception):
     """The server could not be asked, or its answer cannot be used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """How much a cache holds, and how often it was asked something that it knew, or had to ask for."""
+
+    found: int
+    unknown: int
+    hits: int
+    misses: int
 
 
 class _Flight(Generic[V]):
@@ -48,6 +59,12 @@ class Known(Generic[K, V]):
         self._found: OrderedDict[K, V] = OrderedDict()
         self._unknown: OrderedDict[K, None] = OrderedDict()
         self._flights: dict[K, _Flight[V]] = {}
+        self._hits = 0
+        self._misses = 0
+
+    def standing(self) -> Standing:
+        """How it stands."""
+        return Standing(found=len(self._found), unknown=len(self._unknown), hits=self._hits, misses=self._misses)
 
     async def get(self, key: K, party: str = "") -> V | None:
         """The value, or None where the server knows none. A question to the server takes a turn of the party.
@@ -57,9 +74,11 @@ class Known(Generic[K, V]):
         value = self._found.get(key)
         if value is not None:
             self._found.move_to_end(key)
+            self._hits += 1
             return value
         if key in self._unknown:
             self._unknown.move_to_end(key)
+            self._hits += 1
             return None
         if key in self._flights:
             return await self._join(key)
@@ -90,6 +109,7 @@ class Known(Generic[K, V]):
     async def _join(self, key: K) -> V | None:
         flight = self._flights.get(key)
         if flight is None:
+            self._misses += 1
             flight = self._flights[key] = _Flight()
             flight.task = asyncio.create_task(self._fly(key, flight))
             flight.task.add_done_callback(_retrieve)

@@ -33,7 +33,7 @@ class DecideApp:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one question."""
-        if scope["type"] != "http" or await answer_probe(scope["path"], send, ready=self._knowledge.is_fresh()):
+        if scope["type"] != "http" or await answer_probe(scope["path"], send, ready=self._knowledge.is_ready()):
             return
         number = new_decision_id()
         if scope["path"] == EDGE_PATH:

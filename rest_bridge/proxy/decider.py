@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from rest_bridge.proxy import refusals
 from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.credentials import SeveralCredentials, bearer
+from rest_bridge.proxy.decision_counts import DecisionCounts
 from rest_bridge.proxy.entries import RUNNING, Route, Upstream
 from rest_bridge.proxy.headers import SIGNATURE, Header, Headers, asks_for_stream, get_all, header_text, without_session
 from rest_bridge.proxy.limits import Limiter, Standing
@@ -67,6 +68,7 @@ class Decider:
         limiter: Limiter,
         streams: Streams,
         session_cookie: str,
+        counts: DecisionCounts,
     ) -> None:
         self._knowledge = knowledge
         self._tokens = tokens
@@ -75,21 +77,25 @@ class Decider:
         self._limiter = limiter
         self._streams = streams
         self._session_cookie = session_cookie.encode()
+        self._counts = counts
 
     async def decide(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
         """Decides about the request that begins this trail. `body` is signed where we hold the trigger's secret."""
-        if not self._knowledge.is_fresh():
-            return refusals.not_in_touch()
-        answer = await self._made(trail, headers, body)
+        began = time.perf_counter()
+        fresh = self._knowledge.is_fresh()
+        answer = await self._made(trail, headers, body) if fresh else refusals.not_in_touch()
+        self._counts.decided(answer, began)
         if trail.route is not None:
             self._note(trail, answer)
         return answer
 
     async def admit(self, trail: Trail, headers: Headers, *, drawn: bool) -> Admission | None:
         """Decides as `decide` does. None, and nothing noted, where the request does not pass: then ask `decide`."""
+        began = time.perf_counter()
         answer = await self._made(trail, headers, b"") if self._knowledge.is_fresh() else None
         if not isinstance(answer, Admission):
             return None
+        self._counts.decided(answer, began)
         self._note(trail, answer, drawn=drawn)
         return answer
 

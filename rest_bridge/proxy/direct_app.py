@@ -52,7 +52,7 @@ class DirectApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         is_http = scope["type"] == "http"
-        if is_http and await answer_probe(scope["path"], send, ready=self._knowledge.is_fresh()):
+        if is_http and await answer_probe(scope["path"], send, ready=self._knowledge.is_ready()):
             return
         request_id = _identify(scope)
         decision = ((DECISION_HEADER, new_decision_id()), (REQUEST_ID, request_id))

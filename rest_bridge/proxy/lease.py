@@ -45,6 +45,10 @@ class Lease:
         """Whether requests may still be served in so many seconds, even if nothing is heard of the server."""
         return self._outlives_stream and self.clock() + seconds <= self._until
 
+    def remaining(self) -> float:
+        """Seconds for which requests may be served if the server is not heard of again."""
+        return max(0.0, self._until - self.clock())
+
     def renew(self, asked_at: float) -> None:
         """The server has answered what was asked at this time, and everything it said before is applied."""
         self._until = max(self._until, asked_at + self.bound)

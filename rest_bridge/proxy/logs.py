@@ -5,17 +5,14 @@ import sys
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from server.logs import processors
+
 
 def life_cycle_log(proxy_id: str) -> FilteringBoundLogger:
     """A logger of its own, so that nothing depends on how the rest of the process logs."""
     log: FilteringBoundLogger = structlog.wrap_logger(
         structlog.PrintLogger(sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=processors("proxy"),
         wrapper_class=structlog.make_filtering_bound_logger("INFO"),
     )
-    return log.bind(part="proxy", proxy_id=proxy_id)
+    return log.bind(proxy_id=proxy_id)

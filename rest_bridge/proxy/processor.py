@@ -13,11 +13,11 @@ from orch8cloud.dataplane.v1 import processing_pb2 as pb
 
 from rest_bridge.proxy import refusals
 from rest_bridge.proxy.cache import ServerAway
-from rest_bridge.proxy.listen import CannotListen, private_files
 from rest_bridge.proxy.passes import BadPass, Pass
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.streams import Streams
 from server.domain.addresses import Address
+from server.listening import CannotListen, private_files
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 # Where Envoy keeps what the decision told it, and under which name the pass is there.

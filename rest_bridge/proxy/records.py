@@ -73,7 +73,13 @@ class Records:
         self._ready: deque[pb.Decision] = deque()
         self._ready_bytes = 0
         self._dropped: dict[str, int] = {}
+        self.lost = 0
         self._flushing = asyncio.Lock()
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not reported yet."""
+        return len(self._waiting) + len(self._ready)
 
     @property
     def sample(self) -> float:
@@ -153,7 +159,7 @@ class Records:
         self._firsts.clear()
         for instance_id, count in dropped.items():
             self._log.warning("decisions_not_recorded", instance_id=instance_id, decisions=count)
-            self._dropped[instance_id] = self._dropped.get(instance_id, 0) + count
+            self._drop(instance_id, count)
 
     async def _write(self) -> None:
         """Writes what is waiting as records. Requests have their turn after each, since one may take a millisecond."""
@@ -176,7 +182,11 @@ class Records:
         while self._ready_bytes > MAX_READY:
             oldest = self._ready.popleft()
             self._ready_bytes -= oldest.ByteSize()
-            self._dropped[oldest.instance_id] = self._dropped.get(oldest.instance_id, 0) + 1
+            self._drop(oldest.instance_id, 1)
+
+    def _drop(self, instance_id: str, count: int) -> None:
+        self._dropped[instance_id] = self._dropped.get(instance_id, 0) + count
+        self.lost += count
 
     async def _send(self) -> None:
         while self._ready or self._dropped:

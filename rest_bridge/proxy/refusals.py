@@ -132,7 +132,7 @@ def too_large() -> Refusal:
 def too_many(standing: Standing) -> Refusal:
     """The key's or the organization's rate is used up. What does not change from one to the next is made once."""
     common = _too_many(standing.scope, standing.rate.per_second, standing.rate.burst, standing.retry_after)
-    return Refusal(status=common.status, headers=(*common.headers, *standing.headers), body=common.body)
+    return replace(common, headers=(*common.headers, *standing.headers))
 
 
 @lru_cache(maxsize=1024)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 
 from rest_bridge.proxy.decider import TRACE, Admission, Decider
+from rest_bridge.proxy.decision_counts import DecisionCounts
 from rest_bridge.proxy.edge_leases import Renewal
 from rest_bridge.proxy.headers import Header, Headers, get_all
 from rest_bridge.proxy.limits import Allowance, Limiter
@@ -106,6 +107,7 @@ class Remembered:
         traffic: Traffic,
         limiter: Limiter,
         records: Records,
+        counts: DecisionCounts,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._decider = decider
@@ -113,6 +115,7 @@ class Remembered:
         self._traffic = traffic
         self._limiter = limiter
         self._records = records
+        self._counts = counts
         self._clock = clock
 
     async def answer(self, headers: Headers, body: bytes, decision_id: bytes) -> bytes:
@@ -133,6 +136,7 @@ class Remembered:
 
     def _note(self, requests: int, whose: Whose) -> str:
         """Counts and charges what an edge let pass, and says what may pass from now on."""
+        self._counts.repeated(requests)
         self._traffic.count(whose.instance_id, whose.key_id, whose.policy_id, 200, self._clock(), requests)
         return self._terms(whose, requests)
 

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from rest_bridge.proxy.cache import Known, ServerAway
+from rest_bridge.proxy.cache import Known, ServerAway, Standing
 from rest_bridge.proxy.edge_leases import EdgeLeases
 from rest_bridge.proxy.entries import Route
 from rest_bridge.proxy.lease import Lease
@@ -46,6 +46,7 @@ class Knowledge:
         turns = Turns(at_once=KEYS_AT_ONCE, most_waiting=MOST_WAITING)
         self._keys = Known(fetch_key, limit=MAX_KEYS, unknown_limit=MAX_UNKNOWN, turns=turns)
         self._tell: Changed = _nobody
+        self.stopping = False
 
     def on_change(self, tell: Changed) -> None:
         """Has every change told, once it is applied here."""
@@ -54,6 +55,14 @@ class Knowledge:
     def is_fresh(self) -> bool:
         """Whether requests may be decided now."""
         return self.lease.is_fresh()
+
+    def is_ready(self) -> bool:
+        """Whether more requests should be sent here."""
+        return self.is_fresh() and not self.stopping
+
+    def standing(self) -> dict[str, Standing]:
+        """How each cache stands, by its name."""
+        return {"routes": self._routes.standing(), "keys": self._keys.standing()}
 
     async def route(self, instance_id: str) -> Route | None:
         """An instance, or None where there is none. Raises ServerAway, also where too many ask for unseen ones."""

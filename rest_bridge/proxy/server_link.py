@@ -16,6 +16,7 @@ from rest_bridge.proxy.entries import BadEntry, Route, key_from, route_from
 from rest_bridge.proxy.traffic import Count
 from server.domain.addresses import Address
 from server.domain.decisions import KeyCredential
+from server.telemetry.tracing import TRACEPARENT, current
 
 TOKEN_HEADER = "x-orch8-dataplane-token"  # noqa: S105 - the name of the header, not the token
 FETCH_DEADLINE = 3.0
@@ -51,11 +52,16 @@ class ServerCalls:
         self.stub = dataplane_pb2_grpc.DataPlaneServiceStub(self._channel)
         self._log = log
 
+    def _in_trace(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of a question that somebody's request has led to."""
+        trace = current.get()
+        return self.metadata if trace is None else (*self.metadata, (TRACEPARENT, trace))
+
     async def route(self, instance_id: str) -> Route | None:
         """Asks for an instance. None: there is none."""
         request = dataplane_pb2.GetRouteRequest(instance_id=instance_id)
         try:
-            answer = await self.stub.GetRoute(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+            answer = await self.stub.GetRoute(request, timeout=FETCH_DEADLINE, metadata=self._in_trace())
             return route_from(answer)
         except grpc.aio.AioRpcError as error:
             _raise_unless_unknown(error)
@@ -68,7 +74,7 @@ class ServerCalls:
         """Asks for a key. None: there is none."""
         request = dataplane_pb2.GetKeyRequest(sha256=sha256)
         try:
-            answer = await self.stub.GetKey(request, timeout=FETCH_DEADLINE, metadata=self.metadata)
+            answer = await self.stub.GetKey(request, timeout=FETCH_DEADLINE, metadata=self._in_trace())
             return key_from(answer, sha256)
         except grpc.aio.AioRpcError as error:
             _raise_unless_unknown(error)

@@ -34,6 +34,12 @@ class Traffic:
         self._report = report
         self._rows: dict[_Row, tuple[int, float]] = {}
         self._failures = 0
+        self.lost = 0
+
+    @property
+    def waiting(self) -> int:
+        """Rows that are not reported yet."""
+        return len(self._rows)
 
     def count(
         self,
@@ -51,6 +57,8 @@ class Traffic:
             self._rows[row] = (seen[0] + requests, now)
         elif len(self._rows) < MAX_ROWS:
             self._rows[row] = (requests, now)
+        else:
+            self.lost += requests
 
     async def run(self) -> None:
         """Reports for as long as the proxy lives."""
@@ -69,14 +77,16 @@ class Traffic:
             self._failures = 0
         except ServerAway:
             self._failures += 1
-            self._keep(counts if self._failures < MAX_FAILURES else ())
+            self._keep(counts)
 
     def _keep(self, counts: Sequence[Count]) -> None:
         for one in counts:
             row = (one.instance_id, one.key_id, one.policy_id, one.status)
             requests, last_at = self._rows.get(row, (0, one.last_at))
-            if requests or len(self._rows) < MAX_ROWS:
+            if self._failures < MAX_FAILURES and (requests or len(self._rows) < MAX_ROWS):
                 self._rows[row] = (requests + one.requests, last_at)
+            else:
+                self.lost += one.requests
 
 
 def _count(row: _Row, seen: tuple[int, float]) -> Count:

@@ -41,6 +41,11 @@ class Watcher:
                 async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - jitter is no secret
                     await self._leaving.wait()
 
+    @property
+    def server_version(self) -> int | None:
+        """The newest version that the server has spoken of; None where it is not being heard."""
+        return None if self._session is None else max(self._session.complete_from, self._knowledge.version)
+
     def leave(self) -> None:
         """Says goodbye: from now on nothing is served. `run` then ends by itself."""
         self._knowledge.lease.end()
@@ -82,7 +87,7 @@ class _Session:
         self._asked: dict[int, float] = {}
         self._beats = 0
         self._acked = -1
-        self._complete_from = 0
+        self.complete_from = 0
         self._leaving = False
         self._wake = asyncio.Event()
 
@@ -128,12 +133,12 @@ class _Session:
         reset = hello.reset or known == 0 or hello.version < known
         if reset:
             self._knowledge.start_over(hello.version)
-        self._complete_from = hello.version
+        self.complete_from = hello.version
         return reset
 
     def _renew(self, asked_at: float) -> None:
         """Not before the changes of the time away are applied: the server may have stopped waiting for this proxy."""
-        if self._knowledge.version >= self._complete_from and not self._leaving:
+        if self._knowledge.version >= self.complete_from and not self._leaving:
             self._lease.renew(asked_at)
 
     def _count_proxies(self, message: WatchResponse) -> None:

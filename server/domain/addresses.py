@@ -30,3 +30,39 @@ class Address:
         if self.is_unix:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Collector:
+    """Where an OpenTelemetry collector takes traces: over gRPC or HTTP. OTLP sets ports and path."""
+
+    address: Address
+    grpc: bool
+    tls: bool
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Collector":
+        """Reads `grpc://host:4317` or `http://host:4318`, or grpcs, https. Raises ValueError with what to write."""
+        scheme, separator, rest = text.partition("://")
+        where, _, path = rest.partition("/")
+        if scheme not in ("grpc", "grpcs", "http", "https") or not separator or not where or "@" in where:
+            raise ValueError("write grpc://host:4317 or http://host:4318 (grpcs, https: over TLS)")
+        grpc = scheme.startswith("grpc")
+        has_port = ":" in where.rpartition("]")[2]
+        address = Address.parse(where if has_port else f"{where}:{4317 if grpc else 4318}")
+        return cls(address=address, grpc=grpc, tls=scheme.endswith("s"), path=path.strip("/"))
+
+    @property
+    def traces_path(self) -> str:
+        """The path for traces over HTTP."""
+        return f"/{self.path}/v1/traces" if self.path else "/v1/traces"
+
+    @property
+    def traces_url(self) -> str:
+        """The address for traces over HTTP."""
+        return f"{'https' if self.tls else 'http'}://{self.address}{self.traces_path}"
+
+    def __str__(self) -> str:
+        scheme = f"{'grpc' if self.grpc else 'http'}{'s' if self.tls else ''}"
+        return f"{scheme}://{self.address}{f'/{self.path}' if self.path else ''}"

@@ -31,9 +31,9 @@ from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.instances import InstancesServicer
-from server.rpc.interceptors.access_log import log_access
+from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
-from server.rpc.interceptors.base import Call, Interceptor
+from server.rpc.interceptors.base import Around, Call, Interceptor
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
@@ -78,12 +78,13 @@ def access_table() -> AccessTable:
 
 
 def build_server(
-    servicers: Servicers, authentication: Authentication
+    servicers: Servicers, authentication: Authentication, observers: tuple[Around, ...]
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with all services registered, not started yet."""
-    # Outermost first: the log sees the status, the error table sees refused credentials.
-    arounds = (log_access, map_errors, authentication)
-    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, (PathCheck(PUBLIC),))], options=OPTIONS)
+    # Outermost first: log and observers see the status, the error table sees refused credentials.
+    arounds: tuple[Around, ...] = (log_access, *observers, map_errors, authentication)
+    checks = (PathCheck(PUBLIC), note_instance)
+    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, checks)], options=OPTIONS)
     _register(server, servicers)
     alive = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)

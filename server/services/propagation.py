@@ -45,6 +45,21 @@ class Heartbeat:
     proxies: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Standing:
+    """Proxies that are connected or silent, how many versions the slowest is behind, and changes that wait for them.
+
+    `unconfirmed` counts since the start.
+    """
+
+    version: int
+    connected: int
+    silent: int
+    lag: int
+    waiting: int
+    unconfirmed: int
+
+
 Message = Welcome | Heartbeat | Change
 
 
@@ -127,6 +142,8 @@ class Propagation:
         # Who is remembered durably, and who is in the two tables above, change together.
         self._membership = asyncio.Lock()
         self._progress = asyncio.Event()
+        self._waiting = 0
+        self._unconfirmed = 0
 
     async def start(self) -> None:
         """Takes over from the server before this one: its proxies may serve until their limit, counted from now."""
@@ -146,6 +163,18 @@ class Propagation:
         """How many proxies are connected and heard of: one that hangs still has its connection."""
         now = self._monotonic()
         return sum(session.silent_for(now) < SILENT_S for session in self._sessions.values())
+
+    def standing(self) -> Standing:
+        """How things stand."""
+        slowest = min((session.acked for session in self._sessions.values()), default=self._version)
+        return Standing(
+            version=self._version,
+            connected=self.connected,
+            silent=len(self._silent),
+            lag=max(0, self._version - slowest),
+            waiting=self._waiting,
+            unconfirmed=self._unconfirmed,
+        )
 
     async def join(self, proxy_id: str, stale_limit_ms: int, since: int) -> WatchSession:
         """Admits a proxy that said hello. It is remembered durably before it may serve anything."""
@@ -199,6 +228,16 @@ class Propagation:
 
         Raises ChangeUnconfirmed where that is not certain in time. The change stands all the same.
         """
+        self._waiting += 1
+        try:
+            await self._confirm(version)
+        except ChangeUnconfirmed:
+            self._unconfirmed += 1
+            raise
+        finally:
+            self._waiting -= 1
+
+    async def _confirm(self, version: int) -> None:
         async with self._publishing:
             await self._publish()
         try:

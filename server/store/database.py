@@ -12,7 +12,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import READ_ONLY, writers_turn
+from server.store.dialects import READ_ONLY, PoolUse, pool_use, writers_turn
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -65,6 +65,10 @@ class Database:
         """Raises what the driver raises if the database does not answer."""
         async with self._reader.connect() as connection:
             await connection.execute(text("SELECT 1"))
+
+    def pool_use(self) -> PoolUse:
+        """How many connections are open."""
+        return pool_use(self.engine)
 
     async def close(self) -> None:
         """Closes all connections."""

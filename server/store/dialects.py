@@ -2,12 +2,16 @@
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 READ_ONLY = "orch8_read_only"
@@ -38,6 +42,37 @@ def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
     long and fails. In this process, which is the only one, they queue up instead. Postgres needs none of it.
     """
     return asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Connections that somebody uses, and that wait to be used."""
+
+    in_use: int
+    idle: int
+
+
+def pool_use(engine: AsyncEngine) -> PoolUse:
+    """How an engine's pool stands. The pool of a database in memory is one connection, and counts nothing."""
+    pool = engine.pool
+    if not isinstance(pool, QueuePool):
+        return PoolUse(0, 0)
+    return PoolUse(in_use=pool.checkedout(), idle=pool.checkedin())
+
+
+def file_of(engine: AsyncEngine) -> Path | None:
+    """The file of the database, where it is one."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return None
+    return Path(engine.url.database)
+
+
+async def about(connection: AsyncConnection) -> tuple[str, datetime | None]:
+    """Product and version, and the moment by the database's own clock; None where that is this machine's."""
+    if connection.dialect.name == "sqlite":
+        return f"SQLite {(await connection.execute(text('SELECT sqlite_version()'))).scalar_one()}", None
+    version, now = (await connection.execute(text("SELECT version(), clock_timestamp()"))).one()
+    return " ".join(str(version).split()[:2]), now
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

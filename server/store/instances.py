@@ -30,6 +30,15 @@ class Claim:
     deadline_at: datetime | None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queue:
+    """What is due and nobody is at: how much, since when, and how many instances there are in each phase."""
+
+    due: int
+    oldest: datetime | None
+    phases: dict[str, int]
+
+
 class Instances:
     """The instances' repository. It seals and opens the engines' keys."""
 
@@ -137,6 +146,14 @@ class Instances:
         """When the next instance is due that nobody is at."""
         found = await self._session.exec(select(func.min(InstanceRow.due_at)).where(_free(now)))
         return found.one()
+
+    async def queue(self, now: datetime) -> Queue:
+        """How much waits for the reconciler. Deleted instances are not counted."""
+        waiting = select(func.count(), func.min(InstanceRow.due_at)).where(col(InstanceRow.due_at) <= now, _free(now))
+        due, oldest = (await self._session.exec(waiting)).one()
+        phases = select(InstanceRow.phase, func.count()).where(col(InstanceRow.phase) != Phase.DELETED)
+        found = (await self._session.exec(phases.group_by(col(InstanceRow.phase)))).all()
+        return Queue(due=due, oldest=oldest, phases={str(Phase(phase)): count for phase, count in found})
 
     async def record(self, claim: Claim, owner: str, after: Instance) -> bool:
         """Writes down what a claimed step found. False, and nothing written, where the wish has changed meanwhile."""

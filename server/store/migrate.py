@@ -30,7 +30,7 @@ def newest() -> str:
 async def upgrade(engine: AsyncEngine) -> None:
     """Applies every migration that is missing. Raises SchemaTooNew."""
     async with engine.begin() as connection:
-        at = await connection.run_sync(_current)
+        at = await connection.run_sync(current)
         if at == newest():
             return
         if at is not None and at > newest():
@@ -40,7 +40,8 @@ async def upgrade(engine: AsyncEngine) -> None:
         await connection.run_sync(_command, "upgrade", "head")
 
 
-def _current(connection: Connection) -> str | None:
+def current(connection: Connection) -> str | None:
+    """The number of the last migration that the database has had; None where it has had none."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

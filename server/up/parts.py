@@ -69,6 +69,8 @@ def variables(options: Options, keyring: Keyring, run_dir: Path) -> dict[str, st
         "ORCH8_LISTEN": f"{HOST}:{options.port}",
         "ORCH8_EDGE_ADMIN_ADDR": f"unix:{run_dir / 'admin.sock'}",
         "ORCH8_PUBLIC_URL": options.url,
+        # Nobody spreads load over what runs here, and Ctrl-C should be quick.
+        "ORCH8_DRAIN_DELAY": "0",
     }
     # The packaged rates are for a service that many share. Here only those apply that somebody asked for.
     if not inherited_environment().keys() & {"ORCH8_PLANS_FILE", "ORCH8_TRAFFIC_LIMITS"}:

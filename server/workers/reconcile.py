@@ -1,10 +1,14 @@
 """Makes engines as the database says they should be, one idempotent step at a time (architecture, decision 4)."""
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import TypeAlias
 
 import structlog
+from structlog.contextvars import bind_contextvars
 
 from server.domain.instances import Desired, Instance, Phase
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
@@ -36,19 +40,42 @@ class Step:
     deadline_in: timedelta | None = None
 
 
+# Hears what was claimed, what became of the step in one word, and how many seconds it took.
+StepEnded: TypeAlias = Callable[[Claim, str, float], None]
+
+
 class Reconciler:
     """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance."""
 
     def __init__(
-        self, *, database: Database, runtime: Runtime, propagation: Propagation, clock: Clock, owner: str
+        self,
+        *,
+        database: Database,
+        runtime: Runtime,
+        propagation: Propagation,
+        clock: Clock,
+        owner: str,
+        step_ended: StepEnded,
     ) -> None:
         self._database = database
         self._runtime = runtime
         self._propagation = propagation
         self._clock = clock
         self._owner = owner
+        self._step_ended = step_ended
+        self._looked_at = time.monotonic()
         self._woken = asyncio.Event()
         self._running: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle_for(self) -> float:
+        """Seconds since it last looked for what is due: more than a few mean that it has died."""
+        return time.monotonic() - self._looked_at
+
+    @property
+    def running_steps(self) -> int:
+        """Steps that are under way."""
+        return len(self._running)
 
     def wake(self) -> None:
         """Says that something is due now."""
@@ -59,6 +86,7 @@ class Reconciler:
         try:
             while True:
                 self._woken.clear()
+                self._looked_at = time.monotonic()
                 await self._start_due()
                 await self._sleep()
         finally:
@@ -95,7 +123,10 @@ class Reconciler:
         self.wake()
 
     async def _work(self, claim: Claim) -> None:
+        bind_contextvars(org_id=claim.instance.org_id, instance_id=claim.instance.id)
+        began = time.monotonic()
         step = await self._attempt(claim)
+        self._step_ended(claim, _result(claim, step), time.monotonic() - began)
         if step.after != claim.instance:
             await self._record(claim, step.after)
         attempts = claim.attempts + 1 if step.failed else 0
@@ -225,3 +256,12 @@ class Reconciler:
 def _place(instance: Instance) -> tuple[object, ...]:
     """All that says where its engine is."""
     return instance.host, instance.port, instance.tls, instance.upstream_headers
+
+
+def _result(claim: Claim, step: Step) -> str:
+    """What became of a step, in one word for the metrics."""
+    if step.failed:
+        return "retry"
+    if step.after.phase is claim.instance.phase:
+        return "unchanged"
+    return "failed" if step.after.phase is Phase.FAILED else "changed"

@@ -14,6 +14,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.explanations": ("server.domain", "orch8cloud"),
     "server.identity": ("server.identity", "server.domain"),
     "server.logs": (),
+    "server.listening": ("server.configuration", "server.domain"),
+    "server.telemetry": (
+        "server.telemetry",
+        "server.listening",
+        "server.configuration",
+        "server.domain",
+        "server.logs",
+    ),
     "server.tether": (),
     "server.configuration": ("server.domain",),
     "server.settings": ("server.configuration", "server.domain"),
@@ -43,8 +51,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.domain",
         "server.errors",
         "server.explanations",
+        "server.telemetry",
         "orch8cloud",
     ),
+    "server.operations": ("server.services", "server.workers", "server.store", "server.telemetry", "server.errors"),
     "server.app": ("server", "orch8cloud"),
     "server.up": (
         "server.settings",
@@ -55,6 +65,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.providers.runtime",
         "rest_bridge.settings",
     ),
+    "server.doctor": ("server", "rest_bridge"),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),
     "rest_bridge": (
@@ -63,7 +74,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.configuration",
         "server.errors",
         "server.explanations",
+        "server.listening",
         "server.logs",
+        "server.telemetry",
         "server.tether",
         "server.identity",
         "orch8cloud",
@@ -86,6 +99,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "aiohttp": ("rest_bridge.proxy", "server.providers.runtime.devengine"),
     "envoy": ("rest_bridge.envoy", "bench.envoys"),
     "pydantic": ("server.configuration", "server.settings", "rest_bridge.settings"),
+    "prometheus_client": ("server.telemetry", "rest_bridge.proxy.metrics"),
+    "opentelemetry": ("server.telemetry.tracing",),
     "typer": ("server.cli",),
 }
 # Who may look at the environment: the settings, and what hands it on to child processes.

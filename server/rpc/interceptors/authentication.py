@@ -66,7 +66,7 @@ class Authentication:
         found = None if rule.public else await self._identify(call)
         _caller.set(found)
         if found is not None:
-            call.notes["org_id"] = found.org_id
+            call.note(org_id=found.org_id)
         authorize(rule, found)
 
     async def _identify(self, call: Call) -> Caller | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from structlog.contextvars import bind_contextvars
 
 from server.errors import FieldViolation, InvalidArgument
 
@@ -21,6 +22,11 @@ class Call:
     metadata: dict[str, str]
     request_id: str
     notes: dict[str, str] = field(default_factory=dict)
+
+    def note(self, **what: str) -> None:
+        """Notes something for the call's own line, and for all others that are logged while it runs."""
+        self.notes.update(what)
+        bind_contextvars(**what)
 
 
 class Undecodable:

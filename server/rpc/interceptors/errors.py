@@ -27,5 +27,5 @@ async def map_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any]) ->
         raise
     except Exception:
         call.notes["outcome"] = "INTERNAL"
-        log.exception("rpc.failed", method=call.method, request_id=call.request_id)
+        log.exception("rpc.failed")
         await context.abort_with_status(to_status(internal(call.request_id)))

@@ -9,10 +9,10 @@ from typing import Any
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.process import EnvoyProcess
 from rest_bridge.proxy.app import build, new_server
-from rest_bridge.proxy.listen import close_socket, open_socket
 from rest_bridge.proxy.processor import Processor
 from rest_bridge.settings import EdgeSettings, ProxySettings
 from server.domain.addresses import Address
+from server.listening import close_socket, open_socket
 from tests.support.calls import eventually
 
 FREE_PORT = Address.parse("127.0.0.1:0")
@@ -23,7 +23,7 @@ async def serving(*, direct: bool, listen: Address = FREE_PORT, **settings: Any)
     """A proxy that is in touch with its server. Gives its port, or 0 for a Unix socket."""
     read = ProxySettings.read(proxy_listen=listen, **settings)
     proxy = build(read, direct=direct)
-    listening = open_socket(listen)
+    listening = open_socket(listen, "proxy")
     server = new_server(proxy.app, direct=direct)
     await proxy.start()
     task = asyncio.create_task(server.serve(sockets=[listening]))

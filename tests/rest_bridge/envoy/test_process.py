@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rest_bridge.envoy.process import EnvoyError, EnvoyProcess, how_it_ended, run_edge
+from rest_bridge.envoy.process import EnvoyError, EnvoyProcess, how_it_ended
+from rest_bridge.envoy.run import run_edge
 from server.domain.addresses import Address
 from tests.rest_bridge.envoy.conftest import settings
 from tests.rest_bridge.envoy.fakes import FakeDecisions, FakeServer, assert_error, serving
@@ -128,7 +129,7 @@ async def test_tls_speaks_http2_and_nothing_old(tmp_path: Path) -> None:
 
 RUN = """
 import asyncio, sys
-from rest_bridge.envoy.process import run_edge
+from rest_bridge.envoy.run import run_edge
 from rest_bridge.settings import EdgeSettings
 listen, folder = sys.argv[1:]
 edge = EdgeSettings(listen=listen, edge_admin_addr=f"unix:{folder}/admin.sock", envoy_concurrency=1,
@@ -163,7 +164,8 @@ async def answers(http: httpx.AsyncClient) -> bool:
 
 
 async def test_the_edge_ends_well_and_logs_no_secret(tmp_path: Path) -> None:
-    proxy = serving(FakeDecisions(upstream="127.0.0.1:1"), uds=f"{tmp_path}/proxy.sock")
+    decisions = FakeDecisions(upstream="127.0.0.1:1", more={"x-orch8-decision-id": "dec_1"})
+    proxy = serving(decisions, uds=f"{tmp_path}/proxy.sock")
     async with proxy, started(tmp_path) as (process, http):
         headers = {"authorization": "Bearer secret-token", "cookie": "c=secret", "x-request-id": "req-1"}
         await http.get("/api/tunnel/inst_1/a/b?token=secret", headers=headers)
@@ -178,6 +180,8 @@ async def test_the_edge_ends_well_and_logs_no_secret(tmp_path: Path) -> None:
     assert (line["method"], line["path"], line["status"]) == ("GET", "/api/tunnel/inst_1/a/b", 502)
     assert (line["route"], line["flags"]) == ("tunnel", "UF")
     assert isinstance(line["duration_ms"], int)
+    assert (line["part"], line["event"], line["decision_id"]) == ("edge", "request", "dec_1")
+    assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
     rest = next(each for each in lines if each["request_id"] == "req-2")
     assert (rest["method"], rest["path"], rest["status"]) == ("GET", "/api/instances", 503)
 

@@ -15,6 +15,7 @@ from tests.rest_bridge.proxy import cases
 from tests.rest_bridge.proxy.conftest import Client, World
 from tests.rest_bridge.proxy.fake_engine import MIB, FakeEngine
 from tests.rest_bridge.proxy.fake_server import TOKEN
+from tests.support.stack import free_port
 
 RUN = """
 import json, sys
@@ -24,16 +25,16 @@ sys.exit(serve(ProxySettings.read(**json.loads(sys.argv[1])), direct=True))
 """
 
 
-async def spawn(world: World, listen: str) -> asyncio.subprocess.Process:
-    settings = {"proxy_listen": listen, "server_addr": f"127.0.0.1:{world.port}", "dataplane_token": TOKEN}
+async def spawn(world: World, listen: str, **more: object) -> asyncio.subprocess.Process:
+    settings = {"proxy_listen": listen, "server_addr": f"127.0.0.1:{world.port}", "dataplane_token": TOKEN, **more}
     return await asyncio.create_subprocess_exec(
         sys.executable, "-c", RUN, json.dumps(settings), stderr=asyncio.subprocess.PIPE
     )
 
 
 @asynccontextmanager
-async def process(world: World, path: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
-    proxy = await spawn(world, f"unix:{path}")
+async def process(world: World, path: Path, **more: object) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
+    proxy = await spawn(world, f"unix:{path}", **more)
     try:
         await world.service.until(lambda: len(world.service.acked) > 0)
         async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:
@@ -109,3 +110,29 @@ async def test_an_address_in_use_is_said_in_one_sentence(world: World) -> None:
     _, said = await proxy.communicate()
     assert proxy.returncode == 2
     assert said.decode() == f"The proxy cannot listen on 127.0.0.1:{world.port}: address already in use.\n"
+
+
+async def test_told_to_stop_it_decides_on_until_its_time_is_over(world: World, tmp_path: Path) -> None:
+    metrics = f"127.0.0.1:{free_port()}"
+    path = tmp_path / "proxy.sock"
+    more = {"proxy_metrics_listen": metrics, "drain_delay": 300}
+    async with process(world, path, **more) as (proxy, client):
+        await client.until_ready()
+        async with aiohttp.ClientSession() as session:
+            probe = Client(session, f"http://{metrics}")
+            await probe.until_ready()
+            proxy.terminate()
+            await probe.until_ready(503)
+            await client.until_ready(503)
+            assert await client.status("/api/tunnel/inst_plain/x") == (200, None)
+            proxy.terminate()
+            assert await asyncio.wait_for(proxy.wait(), 10) == 0
+    assert world.service.goodbyes == 1
+
+
+async def test_an_address_for_metrics_that_is_in_use_is_said_in_one_sentence(world: World) -> None:
+    taken = f"127.0.0.1:{world.port}"
+    proxy = await spawn(world, "127.0.0.1:0", proxy_metrics_listen=taken)
+    _, said = await proxy.communicate()
+    assert proxy.returncode == 2
+    assert said.decode().splitlines()[-1] == f"The proxy cannot listen on {taken}: address already in use."

@@ -7,11 +7,11 @@ import pytest
 from rest_bridge.proxy.cache import Known, ServerAway
 from rest_bridge.proxy.headers import header_text, without_session
 from rest_bridge.proxy.lease import Lease, suspend_aware_clock
-from rest_bridge.proxy.listen import CannotListen, close_socket, open_socket
 from rest_bridge.proxy.signing import signature
 from rest_bridge.proxy.targets import BadPath, normalize
 from rest_bridge.proxy.traffic import MAX_FAILURES, MAX_ROWS, Count, Traffic
 from server.domain.addresses import Address
+from server.listening import CannotListen, close_socket, open_socket
 
 
 def test_the_signature_is_the_engines() -> None:
@@ -176,8 +176,8 @@ async def test_counts_survive_a_server_that_is_away_for_a_while_and_within_bound
 
 def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path_factory: pytest.TempPathFactory) -> None:
     address = Address(path=str(tmp_path_factory.mktemp("s") / "p.sock"))
-    open_socket(address).close()
-    living = open_socket(address)
+    open_socket(address, "proxy").close()
+    living = open_socket(address, "proxy")
     with pytest.raises(CannotListen, match=r"^The proxy cannot listen on unix:.*: address already in use\.$"):
-        open_socket(address)
+        open_socket(address, "proxy")
     close_socket(living, address)

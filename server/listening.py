@@ -1,4 +1,4 @@
-"""Opens the socket on which the proxy listens, so that what goes wrong can be said in one sentence."""
+"""Opens the socket on which a program listens, so that what goes wrong can be said in one sentence."""
 
 import os
 import socket
@@ -7,22 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from server.configuration import StartFailed
 from server.domain.addresses import Address
 
 BACKLOG = 2048
 
 
-class CannotListen(Exception):
+class CannotListen(StartFailed):
     """The address cannot be listened on. The message is one sentence that says why."""
 
 
-def open_socket(address: Address) -> socket.socket:
-    """A listening socket. A Unix socket is for this user only (mode 0600). Raises CannotListen."""
+def open_socket(address: Address, part: str) -> socket.socket:
+    """A listening socket of a part of the product. A Unix socket is for this user only (mode 0600).
+
+    Raises CannotListen.
+    """
     try:
         opened = _unix(Path(address.path)) if address.is_unix else _tcp(address)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise CannotListen(f"The proxy cannot listen on {address}: {reason}.") from error
+        raise CannotListen(f"The {part} cannot listen on {address}: {reason}.") from error
     opened.setblocking(False)
     return opened
 

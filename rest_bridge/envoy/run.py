@@ -1,0 +1,37 @@
+"""The edge as a program: Envoy, and beside it the small listener for those who run it."""
+
+import asyncio
+import sys
+
+from rest_bridge.envoy.operations import EdgeOperations
+from rest_bridge.envoy.process import EnvoyProcess, how_it_ended
+from rest_bridge.envoy.pulse import beat
+from rest_bridge.settings import EdgeSettings
+from server.telemetry.listener import listening
+from server.telemetry.stopping import Stopping
+
+
+async def run_edge(settings: EdgeSettings) -> int:
+    """Runs the edge until SIGTERM or SIGINT, ends it gracefully, and returns the exit code for the program."""
+    stopping = Stopping(settings.drain_delay)
+    edge = EnvoyProcess(settings)
+    probes = EdgeOperations(edge).probes(stopping)
+    with stopping.on_signals():
+        async with listening(settings.edge_metrics_listen, "edge", probes):
+            await edge.start()
+            return await _run(edge, stopping)
+
+
+async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
+    ended = asyncio.create_task(edge.wait())
+    stop = asyncio.create_task(stopping.now.wait())
+    pulse = asyncio.create_task(beat(await edge.address(), tls=edge.speaks_tls))
+    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+    by_itself = ended.done() and not stop.done()
+    pulse.cancel()
+    await edge.stop()
+    stop.cancel()
+    code = await ended
+    if by_itself:
+        sys.stderr.write(f"{how_it_ended(code)}.\n")
+    return 1 if by_itself else 0
