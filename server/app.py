@@ -19,6 +19,7 @@ from server import logs
 from server.configuration import StartFailed
 from server.domain.addresses import Address
 from server.domain.plans import Plans
+from server.domain.restarts import RestartPolicy
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
@@ -40,12 +41,15 @@ from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
 from server.services.explain import ExplainService
+from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
 from server.services.instances import InstancesService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
+from server.services.settling import Settling
 from server.services.system import SystemService
+from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
 from server.store.database import Database
@@ -53,6 +57,7 @@ from server.store.dialects import create_engine
 from server.store.sealing import Sealer
 from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
+from server.workers.notice import notice_changes
 from server.workers.reconcile import Reconciler
 
 GRACE_S = 5.0
@@ -70,6 +75,8 @@ class App:
     health: health.aio.HealthServicer
     propagation: Propagation
     reconciler: Reconciler
+    settling: Settling
+    waiters: Waiters
     database: Database
 
 
@@ -106,7 +113,12 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
         app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
         await app.propagation.start()
         await app.server.start()
-        work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
+        work = (
+            app.reconciler.run(),
+            keep_house(database, utc_now),
+            announce_changes(app.propagation),
+            notice_changes(app.settling),
+        )
         jobs = [asyncio.create_task(one) for one in work]
         await set_serving(app.health)
         for switch in settings.switches():
@@ -121,24 +133,30 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
 def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     owner = f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}"
-    reconciler = Reconciler(database=database, runtime=runtime, propagation=propagation, clock=utc_now, owner=owner)
-    shared: dict[str, Any] = {
-        "database": database,
-        "propagation": propagation,
-        "clock": utc_now,
-        "new_id": new_id,
-    }
-    organizations = OrganizationsService(
-        database=database,
-        plans=plans,
-        clock=utc_now,
-        new_id=new_id,
-        org_claim=settings.org_claim,
-        role_claim=settings.role_claim,
-        plan=settings.default_plan,
+    waiters = Waiters()
+    settling = Settling(database, waiters)
+    shared: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
+    reconciler = Reconciler(
+        **shared,
+        runtime=runtime,
+        owner=owner,
+        changed=settling.changed,
+        deadlines=settings.deadlines,
+        restarts=RestartPolicy(),
     )
-    instances = InstancesService(**shared, plans=plans, engines=EngineClient(outside.http), wake=reconciler.wake)
+    idempotency = Idempotency(**shared, waiters=waiters)
+    shared["new_id"] = new_id
+    organizations = _organizations(settings, plans, database)
+    instances = InstancesService(
+        **shared,
+        plans=plans,
+        engines=EngineClient(outside.http),
+        settling=settling,
+        wake=reconciler.wake,
+        deadlines=settings.deadlines,
+    )
     decisions = DecisionsService(database=database, clock=utc_now)
+    routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
     servicers = Servicers(
         instances=InstancesServicer(instances, settings.public_url),
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
@@ -146,20 +164,31 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         policies=_policies(settings, shared, outside),
         system=SystemServicer(SystemService(database=database, propagation=propagation)),
         decisions=DecisionsServicer(decisions),
-        dataplane=DataPlaneServicer(
-            DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now),
-            decisions,
-            propagation,
-        ),
+        dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
-    server, alive = build_server(servicers, _authentication(settings, database, organizations, outside.http))
+    authentication = _authentication(settings, database, organizations, outside.http)
+    server, alive = build_server(servicers, authentication, idempotency)
     return App(
         address=_listen(server, settings.server_listen),
         server=server,
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
+        settling=settling,
+        waiters=waiters,
         database=database,
+    )
+
+
+def _organizations(settings: ServerSettings, plans: Plans, database: Database) -> OrganizationsService:
+    return OrganizationsService(
+        database=database,
+        plans=plans,
+        clock=utc_now,
+        new_id=new_id,
+        org_claim=settings.org_claim,
+        role_claim=settings.role_claim,
+        plan=settings.default_plan,
     )
 
 
@@ -212,6 +241,7 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
     """Refuses new calls, lets running ones finish, then the jobs, then the engines."""
     await app.health.enter_graceful_shutdown()
     app.propagation.stop()
+    app.waiters.close()
     await app.server.stop(GRACE_S)
     for job in jobs:
         job.cancel()

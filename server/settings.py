@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from server.configuration import AddressSetting, SettingsError, SharedSettings
 from server.domain.addresses import Address
+from server.domain.instances import Deadlines
 from server.domain.plans import Plans, PlansInvalid
 
 
@@ -69,6 +71,12 @@ class ServerSettings(SharedSettings):
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
     )
+    provisioning_deadline: float = Field(
+        600, gt=0, description="Seconds within which a new instance must be ready; then it has failed."
+    )
+    transition_deadline: float = Field(
+        300, gt=0, description="Seconds after which a suspend, resume or delete that goes on says what holds it up."
+    )
     confirm_timeout: float = Field(
         5, gt=0, le=30, description="Seconds that a change waits for the proxies to confirm it."
     )
@@ -78,6 +86,14 @@ class ServerSettings(SharedSettings):
         if not self.supabase_url and not self.supabase_jwt_secret.get_secret_value():
             raise ValueError("set ORCH8_SUPABASE_URL or ORCH8_SUPABASE_JWT_SECRET: without one nobody can sign in")
         return self
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long transitions may take."""
+        return Deadlines(
+            provisioning=timedelta(seconds=self.provisioning_deadline),
+            transition=timedelta(seconds=self.transition_deadline),
+        )
 
     def plans(self) -> Plans:
         """The plans, among which the default one must be. Raises SettingsError."""

@@ -24,9 +24,9 @@ class ApiKeys:
         found = await self._session.exec(query.order_by(col(ApiKeyRow.created_at).desc(), col(ApiKeyRow.id).desc()))
         return [_key(row) for row in found]
 
-    async def get(self, org_id: str, key_id: str) -> ApiKey | None:
-        """One key of an organization."""
-        row = await self._session.get(ApiKeyRow, key_id)
+    async def get(self, org_id: str, key_id: str, *, lock: bool = False) -> ApiKey | None:
+        """One key of an organization. `lock`: nobody else changes it in this transaction."""
+        row = await self._session.get(ApiKeyRow, key_id, with_for_update=lock)
         return _key(row) if row and row.org_id == org_id else None
 
     async def by_digest(self, sha256: bytes) -> ApiKey | None:
@@ -45,7 +45,8 @@ class ApiKeys:
 
     async def revoke(self, key_id: str, now: datetime) -> None:
         """Marks a key as revoked."""
-        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(revoked_at=now))
+        changed = {"revoked_at": now, "revision": col(ApiKeyRow.revision) + 1}
+        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(**changed))
 
     async def touch(self, key_id: str, at: datetime) -> None:
         """Notes that a key was used; an older moment than the one known changes nothing."""
@@ -81,4 +82,5 @@ def _key(row: ApiKeyRow) -> ApiKey:
         last_used_at=row.last_used_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        revision=row.revision,
     )

@@ -13,6 +13,8 @@ from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
 from server.store.dialects import READ_ONLY, writers_turn
+from server.store.events import Events
+from server.store.idempotency import IdempotencyKeys
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -34,6 +36,8 @@ class UnitOfWork:
         self.proxies = Proxies(session)
         self.decisions = Decisions(session)
         self.traffic = Traffic(session)
+        self.events = Events(session)
+        self.idempotency = IdempotencyKeys(session, sealer)
 
     async def commit(self) -> None:
         """Makes what was done lasting."""

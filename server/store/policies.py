@@ -25,9 +25,9 @@ class Policies:
         found = await self._session.exec(query.order_by(col(PolicyRow.created_at).desc(), col(PolicyRow.id).desc()))
         return [self._policy(row) for row in found]
 
-    async def get(self, instance_id: str, policy_id: str) -> Policy | None:
-        """One policy of an instance."""
-        row = await self._session.get(PolicyRow, policy_id)
+    async def get(self, instance_id: str, policy_id: str, *, lock: bool = False) -> Policy | None:
+        """One policy of an instance. `lock`: nobody else changes it in this transaction."""
+        row = await self._session.get(PolicyRow, policy_id, with_for_update=lock)
         return self._policy(row) if row and row.instance_id == instance_id else None
 
     async def save(self, policy: Policy) -> None:
@@ -59,6 +59,7 @@ class Policies:
             "enabled": fields.enabled,
             "created_at": policy.created_at,
             "updated_at": policy.updated_at,
+            "revision": policy.revision,
         }
 
     def _policy(self, row: PolicyRow) -> Policy:
@@ -68,6 +69,7 @@ class Policies:
             instance_id=row.instance_id,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            revision=row.revision,
             fields=PolicyFields(
                 provider=row.provider,
                 slug=row.slug,

@@ -78,7 +78,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "grpc": ("server.rpc", "server.app", "rest_bridge.proxy.server_link", "rest_bridge.proxy.processor"),
     "grpc_status": ("server.rpc",),
     "sqlmodel": ("server.store",),
-    "sqlalchemy": ("server.store", "server.services.system", "server.workers.announce", "server.workers.housekeeping"),
+    "sqlalchemy": ("server.store", "server.services.system", "server.workers"),
     "alembic": ("server.store",),
     "aiosqlite": ("server.store",),
     "jose": ("server.identity", "server.up", "bench.issuer"),

@@ -171,7 +171,7 @@ async def test_what_a_step_found_is_dropped_where_the_wish_has_changed(database:
         (claim,) = await tx.instances.claim_due("a", NOW, timedelta(seconds=30), 10)
         await tx.instances.want("inst_1", Desired.DELETED, Phase.DELETING, NOW, NOW)
         assert not await tx.instances.record(claim, "a", instance(phase=Phase.RUNNING))
-        assert await tx.instances.desired("inst_1") is Desired.DELETED
+        assert await tx.instances.revisions(["inst_1"]) == {"inst_1": (2, Desired.DELETED)}
 
 
 async def test_last_use_of_a_key_never_goes_back(database: Database) -> None:

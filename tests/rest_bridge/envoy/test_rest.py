@@ -27,6 +27,7 @@ async def test_a_list_is_bare_and_nulls_are_printed(edge: Edge) -> None:
         "status": "",
         "connection_url": "",
         "error": None,
+        "resource_version": "",
     }
     assert got.headers["x-orch8-version"] == "7"
     assert got.headers["x-request-id"]

@@ -14,7 +14,15 @@ LIMITS = Limits()
 
 
 def binding(method: str, path: str, **changes: object) -> Binding:
-    values = {"rpc": "a.B.C", "method": method, "path": path, "success": 200, "unwrap": "", "streams": False}
+    values = {
+        "rpc": "a.B.C",
+        "method": method,
+        "path": path,
+        "success": 200,
+        "unwrap": "",
+        "streams": False,
+        "timeout": 0,
+    }
     return Binding(**{**values, **changes})  # type: ignore[arg-type]
 
 
