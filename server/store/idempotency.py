@@ -55,7 +55,7 @@ class IdempotencyKeys:
     async def claim(
         self, key: CallKey, *, fingerprint: bytes, owner: str, now: datetime, lease_until: datetime, forgotten: datetime
     ) -> Entry:
-        """The entry of a key. Its owner is `owner` where the call is to be run now; one from before `forgotten` is none."""
+        """The entry of a key. Its owner is `owner` where the call is to be run now. One before `forgotten` is none."""
         await self._session.exec(delete(IdempotencyRow).where(_is(key), col(IdempotencyRow.created_at) <= forgotten))
         row = {"org_id": key.org_id, "method": key.method, "key": key.key, "fingerprint": fingerprint}
         new = insert(self._session, IdempotencyRow).values(
