@@ -58,6 +58,7 @@ from server.store.sealing import Sealer
 from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
+from server.workers.orphans import OrphanSweeper
 from server.workers.reconcile import Reconciler
 
 GRACE_S = 5.0
@@ -75,6 +76,7 @@ class App:
     health: health.aio.HealthServicer
     propagation: Propagation
     reconciler: Reconciler
+    orphans: OrphanSweeper
     settling: Settling
     waiters: Waiters
     database: Database
@@ -118,6 +120,7 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
             keep_house(database, utc_now),
             announce_changes(app.propagation),
             notice_changes(app.settling),
+            app.orphans.run(),
         )
         jobs = [asyncio.create_task(one) for one in work]
         await set_serving(app.health)
@@ -174,6 +177,7 @@ def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: D
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
+        orphans=OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=settings.orphans == "remove"),
         settling=settling,
         waiters=waiters,
         database=database,

@@ -4,7 +4,7 @@ import base64
 import binascii
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -70,6 +70,9 @@ class ServerSettings(SharedSettings):
     )
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
+    )
+    orphans: Literal["report", "remove"] = Field(
+        "report", description="What is done about engines of ours that belong to no instance: report or remove."
     )
     provisioning_deadline: float = Field(
         600, gt=0, description="Seconds within which a new instance must be ready; then it has failed."

@@ -1,7 +1,7 @@
 """Instances: their names, regions, states, and which change is allowed in which state."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -88,7 +88,8 @@ class Deadlines:
 class Instance:
     """An instance as it is stored.
 
-    `host` and `port` are where its engine was last seen ready; `revision` counts changes of what is shown.
+    `host` and `port` are where its engine was last seen ready. `upstream_headers` are those by which whatever listens
+    there finds it. `revision` counts changes of what is shown.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Instance:
     host: str | None = None
     port: int | None = None
     tls: bool = False
+    upstream_headers: Mapping[str, str] = field(default_factory=dict)
     revision: int = 1
     restarts: Restarts = field(default=Restarts())
 
@@ -145,13 +147,11 @@ def check_action(action: str) -> Action:
     return Action(action)
 
 
-def check_wait(wait: timedelta) -> float:
-    """How many seconds a call may wait for an instance. Raises InvalidArgument."""
-    seconds = wait.total_seconds()
+def check_wait(seconds: float) -> None:
+    """Raises InvalidArgument where a call may not wait so long for an instance."""
     if not 0 < seconds <= MAX_WAIT_S:
         what = f"must be more than 0 s and at most {MAX_WAIT_S:g} s, such as 30s"
         raise InvalidArgument([FieldViolation(field="wait", description=what)])
-    return seconds
 
 
 def next_phase(instance: Instance, action: Action) -> Phase:

@@ -38,7 +38,7 @@ class InstancesServicer(InstancesServiceServicer):
 
     async def GetInstance(self, request: pb.GetInstanceRequest, context: Context) -> pb.Instance:
         """See instances.proto."""
-        wait = request.wait.ToTimedelta() if request.HasField("wait") else None
+        wait = request.wait.seconds + request.wait.nanos / 1e9 if request.HasField("wait") else None
         found = await self._service.get(caller=caller(), instance_id=request.instance_id, wait=wait)
         return await Answer(message=instance(found, self._public_url), revision=found.revision).send(context)
 

@@ -11,6 +11,7 @@ from server.domain.policies import Policy
 from server.errors import NotFound
 from server.providers.runtime.base import Upstream
 from server.services.identifiers import Clock
+from server.services.instances import upstream_of
 from server.store.database import Database
 from server.store.traffic import Bucket
 
@@ -66,7 +67,7 @@ class DataPlane:
         return Route(
             instance=instance,
             status=_status(instance),
-            upstream=_upstream(instance),
+            upstream=upstream_of(instance),
             engine_key=keys.engine_key,
             policies=tuple(policy for policy in policies if policy.fields.enabled),
             limits=self._limits(organization.plan if organization is not None else FREE),
@@ -117,9 +118,3 @@ def _status(instance: Instance) -> str:
     if instance.phase in (Phase.PROVISIONING, Phase.RESUMING) and instance.host is not None:
         return Status.RUNNING
     return RESUMING if instance.phase is Phase.RESUMING else instance.status
-
-
-def _upstream(instance: Instance) -> Upstream | None:
-    if instance.host is None or instance.port is None:
-        return None
-    return Upstream(host=instance.host, port=instance.port, tls=instance.tls)

@@ -3,7 +3,6 @@
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
 
 from server.domain.access import Caller, KeyHolder, check_reach
 from server.domain.events import EventKind, event, happened
@@ -72,14 +71,15 @@ class InstancesService:
             return [instance for instance in found if caller.reaches(instance.id)]
         return found
 
-    async def get(self, *, caller: Caller, instance_id: str, wait: timedelta | None = None) -> Instance:
-        """One instance; with `wait`, once it is as it is wanted, or after this time."""
-        seconds = None if wait is None else check_wait(wait)
+    async def get(self, *, caller: Caller, instance_id: str, wait: float | None = None) -> Instance:
+        """One instance; with `wait`, once it is as it is wanted, or after so many seconds."""
+        if wait is not None:
+            check_wait(wait)
         async with self._database.read() as tx:
             instance = await visible(tx, caller, instance_id)
-        if seconds is None or instance.is_settled:
+        if wait is None or instance.is_settled:
             return instance
-        settled = await self._settling.wait(caller.org_id, instance_id, seconds)
+        settled = await self._settling.wait(caller.org_id, instance_id, wait)
         if settled is None:
             raise NotFound("instance", instance_id)
         return settled
@@ -144,9 +144,10 @@ class InstancesService:
     async def health(self, *, caller: Caller, instance_id: str) -> EngineHealth:
         """What the engine says of itself."""
         instance = await self.get(caller=caller, instance_id=instance_id)
-        if instance.status is not Status.RUNNING or instance.host is None or instance.port is None:
+        upstream = upstream_of(instance)
+        if instance.status is not Status.RUNNING or upstream is None:
             raise NoRunningInstance(instance_id, instance.status)
-        return await self._engines.health(Upstream(host=instance.host, port=instance.port, tls=instance.tls))
+        return await self._engines.health(upstream)
 
     def _new(self, org_id: str, name: str, region: Region) -> Instance:
         now = self._clock()
@@ -210,6 +211,13 @@ async def visible(tx: UnitOfWork, caller: Caller, instance_id: str, *, lock: boo
     if instance is None:
         raise NotFound("instance", instance_id)
     return instance
+
+
+def upstream_of(instance: Instance) -> Upstream | None:
+    """How to reach the instance's engine, where it was last seen ready."""
+    if instance.host is None or instance.port is None:
+        return None
+    return Upstream(host=instance.host, port=instance.port, tls=instance.tls, headers=instance.upstream_headers)
 
 
 def _new_keys() -> EngineKeys:

@@ -100,6 +100,7 @@ class Instances:
                 phase=instance.phase,
                 engine_key=self._sealer.seal(keys.engine_key, _place(instance.id, "engine_key")),
                 encryption_key=self._sealer.seal(keys.encryption_key, _place(instance.id, "encryption_key")),
+                upstream_headers={},
                 created_at=instance.created_at,
                 updated_at=instance.updated_at,
                 due_at=due_at,
@@ -174,6 +175,7 @@ class Instances:
                 host=after.host,
                 port=after.port,
                 tls=after.tls,
+                upstream_headers=dict(after.upstream_headers),
                 updated_at=after.updated_at,
                 revision=revision,
                 **_restart_columns(after.restarts),
@@ -192,6 +194,14 @@ class Instances:
     async def wake(self, instance_ids: Collection[str], now: datetime) -> None:
         """Makes these instances due now."""
         await self._session.exec(update(InstanceRow).where(col(InstanceRow.id).in_(instance_ids)).values(due_at=now))
+
+    async def extend(self, instance_id: str, deadline_at: datetime) -> None:
+        """Gives a transition more time. A later deadline that was set meanwhile stands."""
+        await self._session.exec(
+            update(InstanceRow)
+            .where(col(InstanceRow.id) == instance_id, col(InstanceRow.deadline_at) < deadline_at)
+            .values(deadline_at=deadline_at)
+        )
 
     async def wake_all(self, now: datetime) -> None:
         """Takes back all leases and makes every instance due: what a lone server does at its start."""
@@ -234,6 +244,7 @@ def _instance(row: InstanceRow) -> Instance:
         host=row.host,
         port=row.port,
         tls=row.tls,
+        upstream_headers=row.upstream_headers,
         created_at=row.created_at,
         updated_at=row.updated_at,
         revision=row.revision,

@@ -66,6 +66,7 @@ class InstanceRow(Table, table=True):
     host: str | None = None
     port: int | None = None
     tls: bool = False
+    upstream_headers: dict[str, str] = Field(sa_column=Column(JSON, nullable=False, server_default="{}"))
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
     # The reconciler's: when to look next (null: never), until when somebody is at it, and how often it failed in a row.

@@ -1,7 +1,7 @@
 """Compares the engines that exist with the instances that should have one, both ways.
 
-Only an engine that carries the mark of this installation can be removed: the runtime gives it an instance id, and none to
-those of others. A database that was restored from a backup has forgotten its newest instances, so removing has to be
+Only an engine that carries the mark of this installation can be removed: the runtime gives it an instance id, and none
+to those of others. A database that was restored from a backup has forgotten its newest instances, so removing has to be
 chosen, and is done to a few at a time.
 """
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """What one round found: engines that are nobody's, those of them that it removed, and instances without an engine."""
+    """What one round found: engines that are nobody's, those of them that it removed, instances without an engine."""
 
     orphans: tuple[FoundEngine, ...] = ()
     removed: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Sweep:
 
 
 class OrphanSweeper:
-    """Reports engines that belong to no instance, or removes them, and makes instances due whose engine is not there."""
+    """Reports engines that belong to no instance, or removes them. Makes instances due whose engine is not there."""
 
     def __init__(self, *, database: Database, runtime: Runtime, clock: Clock, remove: bool) -> None:
         self._database = database
@@ -102,5 +102,5 @@ class OrphanSweeper:
 
 
 def _is_orphan(engine: FoundEngine, phase: Phase | None) -> bool:
-    """Whether no instance wants the engine: a stranger's never counts, and one that is being deleted still has its own."""
+    """Whether no instance wants the engine. A stranger's never counts; one that is being deleted is not forgotten."""
     return engine.instance_id is not None and phase in (None, Phase.DELETED)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 
@@ -23,12 +24,15 @@ BATCH = 32
 IDLE_S = 1.0
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
+# After so many failures in a row, half a minute, a new instance says what holds it up.
+PATIENCE = 6
 # What an instance in this phase has not become when it is late.
 GOALS = {
     Phase.SUSPENDING: "suspended",
     Phase.RESUMING: "resumed",
     Phase.DELETING: "deleted",
     Phase.RUNNING: "restarted",
+    Phase.PROVISIONING: "ready",
 }
 
 log = structlog.get_logger(__name__)
@@ -36,11 +40,15 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step led to, and after how many seconds the next look is due (None: when something is wanted again)."""
+    """What a step led to, and after how many seconds the next look is due (None: when something is wanted again).
+
+    `deadline_in`: from now to the new deadline of a transition that could not go on through no fault of its own.
+    """
 
     after: Instance
     again_in: float | None
     failed: bool = False
+    deadline_in: timedelta | None = None
 
 
 class Reconciler:
@@ -126,13 +134,15 @@ class Reconciler:
             # A wish that came while we worked is due at once.
             due_at = due_at if written is not None and revision == written.revision else self._clock()
             await tx.instances.release(claim.instance.id, self._owner, due_at=due_at, attempts=attempts)
+            if step.deadline_in is not None:
+                await tx.instances.extend(claim.instance.id, self._clock() + step.deadline_in)
             await tx.commit()
 
     async def _record(self, claim: Claim, after: Instance) -> Instance | None:
         """Writes down what was found. An engine's address reaches the proxies before the API shows it as running."""
         before = claim.instance
-        if (before.host, before.port) != (after.host, after.port) and after.phase is Phase.RUNNING:
-            there = replace(before, host=after.host, port=after.port, tls=after.tls)
+        if _place(before) != _place(after) and after.phase is Phase.RUNNING:
+            there = replace(before, **_place(after))
             if await self._write(claim, there, publish=True) is None:
                 return None
             await self._propagation.settle()
@@ -171,16 +181,20 @@ class Reconciler:
         except TimeoutError:
             return self._retry(claim, "the runtime does not answer")
         except RuntimeUnavailable as error:
-            return self._retry(claim, str(error))
+            step = self._retry(claim, str(error), expires=not error.unreachable)
+            # Whoever suspends or deletes shall hear of it; only a new instance must not fail for it.
+            delayed = error.unreachable and instance.phase is Phase.PROVISIONING
+            return replace(step, deadline_in=self._deadlines.transition) if delayed else step
         except Exception:
             log.exception("reconcile.step_failed", instance_id=instance.id)
             return self._retry(claim, "internal error")
 
-    def _retry(self, claim: Claim, why: str) -> Step:
+    def _retry(self, claim: Claim, why: str, *, expires: bool = True) -> Step:
         instance = claim.instance
-        if self._late(claim):
-            if instance.phase is Phase.PROVISIONING:
-                return self._failed(instance, f"not ready in time: {why}")
+        provisioning = instance.phase is Phase.PROVISIONING
+        if provisioning and expires and self._late(claim):
+            return self._failed(instance, f"not ready in time: {why}")
+        if claim.attempts >= PATIENCE if provisioning else self._late(claim):
             return self._troubled(claim, why)
         log.warning("reconcile.retry", instance_id=instance.id, phase=instance.phase, attempt=claim.attempts, why=why)
         return Step(instance, self._backoff(claim), failed=True)
@@ -236,8 +250,16 @@ class Reconciler:
         if found.state is not EngineState.RUNNING or found.upstream is None:
             return self._wait(claim, "the engine is not ready")
         upstream = found.upstream
-        after = replace(instance, phase=Phase.RUNNING, host=upstream.host, port=upstream.port, tls=upstream.tls)
-        after = replace(after, error=None, restarts=instance.restarts.recovered())
+        after = replace(
+            instance,
+            phase=Phase.RUNNING,
+            host=upstream.host,
+            port=upstream.port,
+            tls=upstream.tls,
+            upstream_headers=dict(upstream.headers),
+            error=None,
+            restarts=instance.restarts.recovered(),
+        )
         if after != instance:
             after = replace(after, updated_at=self._clock())
         return Step(after, self._runtime.watch_interval)
@@ -298,3 +320,9 @@ class Reconciler:
 def _seconds(moment: datetime | None, now: datetime) -> float:
     """How long until a moment; 0 where there is none, or it is over."""
     return max(0.0, (moment - now).total_seconds()) if moment is not None else 0.0
+
+
+def _place(instance: Instance) -> dict[str, Any]:
+    """All that says where its engine is."""
+    names = ("host", "port", "tls", "upstream_headers")
+    return {name: getattr(instance, name) for name in names}

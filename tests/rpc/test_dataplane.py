@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
 
 from server.app import open_database, running
 from server.domain.keys import digest
+from server.providers.runtime.base import Upstream
 from server.services.identifiers import utc_now
 from server.services.propagation import SILENT_S, Heartbeat, Propagation, Welcome
 from server.workers.housekeeping import sweep
@@ -113,6 +115,29 @@ async def test_route_holds_what_a_decision_needs(channel: grpc.aio.Channel) -> N
     assert (policy.slug, policy.provider, policy.trigger_secret) == ("hook", "anonymous", "the-secret")
     failed = await failure(stub.GetRoute(pb.GetRouteRequest(instance_id="inst_nothing"), metadata=TOKEN))
     assert failed.reason == "NOT_FOUND"
+
+
+async def test_engine_that_moves_behind_one_address_is_told_to_the_proxies(tmp_path: Path) -> None:
+    """Behind Fly's proxy all engines have one host: only the header says which one is meant."""
+    runtime = MemoryRuntime(upstream=Upstream(host="h.example", port=443, tls=True, headers={"fly-x": "one"}))
+    async with (
+        running(settings(tmp_path), runtime) as app,
+        grpc.aio.insecure_channel(str(app.address)) as channel,
+    ):
+        stub: Any = DataPlaneServiceStub(channel)
+        instance_id = await new_instance(channel)
+        proxy = Proxy(channel)
+        await proxy.hello()
+        runtime.upstream = replace(runtime.upstream, headers={"fly-x": "two"})
+        while not (told := await proxy.read()).HasField("change"):
+            pass
+        assert told.change.instance_id == instance_id
+        route = await stub.GetRoute(pb.GetRouteRequest(instance_id=instance_id), metadata=TOKEN)
+        assert (route.upstream.host, route.upstream.tls, dict(route.upstream.headers)) == (
+            "h.example",
+            True,
+            {"fly-x": "two"},
+        )
 
 
 async def test_route_holds_the_limits_of_the_organizations_plan(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from server.providers.runtime.base import (
 class MemoryRuntime:
     """Starts an engine after `start_looks` looks at it; `failing` and `unavailable` make it fail as real ones do.
 
-    While `held`, engines that start stay starting: what a test sees then depends on no race with the reconciler.
+    While `held`, engines that start stay starting: what a test sees then depends on no race with the reconciler. While
+    `stubborn`, engines that stop stay stopping.
     """
 
     poll_interval: float = 0.01
@@ -28,10 +29,12 @@ class MemoryRuntime:
     held: bool = False
     failing: str | None = None
     unavailable: int = 0
+    unreachable: bool = False
     upstream: Upstream = field(default_factory=lambda: Upstream(host="127.0.0.1", port=9))
     states: dict[str, EngineState] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     started: list[EngineSpec] = field(default_factory=list)
+    stubborn: bool = False
     closed: bool = False
 
     async def describe(self) -> str:
@@ -42,7 +45,8 @@ class MemoryRuntime:
             raise RuntimeFailed(self.failing)
         if self.unavailable > 0:
             self.unavailable -= 1
-            raise RuntimeUnavailable("not now")
+            raise RuntimeUnavailable("not now", unreachable=self.unreachable)
+        assert self.states.get(spec.instance_id) is not EngineState.STOPPING, "what goes down must go down first"
         if self.states.get(spec.instance_id) is not EngineState.STARTING:
             self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
@@ -50,6 +54,8 @@ class MemoryRuntime:
 
     async def observe(self, instance_id: str) -> Observation:
         state = self.states.get(instance_id, EngineState.ABSENT)
+        if state is EngineState.STOPPING and not self.stubborn:
+            state = self.states[instance_id] = EngineState.STOPPED
         if state is EngineState.STARTING:
             self.looks[instance_id] = self.looks.get(instance_id, 0) + 1
             if self.looks[instance_id] > self.start_looks and not self.held:
@@ -58,10 +64,13 @@ class MemoryRuntime:
 
     async def stop(self, instance_id: str) -> Observation:
         if instance_id in self.states:
-            self.states[instance_id] = EngineState.STOPPED
+            self.states[instance_id] = EngineState.STOPPING if self.stubborn else EngineState.STOPPED
+            self.looks.pop(instance_id, None)
         return await self.observe(instance_id)
 
     async def destroy(self, instance_id: str) -> Observation:
+        if self.stubborn:
+            return await self.stop(instance_id)
         self.states.pop(instance_id, None)
         return await self.observe(instance_id)
 

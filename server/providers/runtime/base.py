@@ -22,7 +22,14 @@ class RuntimeFailed(Exception):
 
 
 class RuntimeUnavailable(Exception):
-    """The runtime cannot say or do it now. Trying again later is right."""
+    """The runtime cannot say or do it now. Trying again later is right.
+
+    `unreachable`: this is about the runtime and not about the engine, so no deadline of the engine runs meanwhile.
+    """
+
+    def __init__(self, message: str, *, unreachable: bool = False) -> None:
+        super().__init__(message)
+        self.unreachable = unreachable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
