@@ -45,7 +45,7 @@ class Clock:
         return self.now
 
 
-async def keep_nothing(_tx: Any, _made: Any, _version: int | None = None) -> None:
+async def keep_nothing(tx: Any, made: Any, version: int | None = None) -> None:
     """For calls without an Idempotency-Key."""
 
 
