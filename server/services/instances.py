@@ -64,7 +64,7 @@ class InstancesService:
         if isinstance(caller, KeyHolder) and caller.instance_id is not None:
             raise PermissionDenied("This API key reaches one instance only. Use a key of the whole organization.")
         checked = check_new(name, region)
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             if await tx.instances.name_taken(caller.org_id, name):
                 raise NameTaken("instance", name)
             await self._check_plan(tx, caller.org_id)
@@ -90,7 +90,7 @@ class InstancesService:
         """Suspends or resumes. Answers with the state asked for and the version from which the proxies know it."""
         wanted = check_action(action)
         desired = Desired.SUSPENDED if wanted is Action.SUSPEND else Desired.RUNNING
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             instance = await visible(tx, caller, instance_id)
             phase = next_phase(instance, wanted)
             if wanted is Action.RESUME:
@@ -103,7 +103,7 @@ class InstancesService:
 
     async def delete(self, *, caller: Caller, instance_id: str) -> int:
         """Notes that an instance is not wanted any more; from now on nobody finds it."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             await visible(tx, caller, instance_id)
             version = await self._want(tx, instance_id, Desired.DELETED, Phase.DELETING)
         self._wake()

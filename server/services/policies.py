@@ -40,7 +40,7 @@ class PoliciesService:
 
     async def create(self, *, caller: Caller, instance_id: str, patch: PolicyPatch) -> tuple[Policy, int]:
         """A new policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             await visible(tx, caller, instance_id)
             fields = apply(patch, allow_loopback=self._allow_loopback)
             now = self._clock()
@@ -57,7 +57,7 @@ class PoliciesService:
         self, *, caller: Caller, instance_id: str, policy_id: str, patch: PolicyPatch
     ) -> tuple[Policy, int]:
         """The changed policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             old = await _policy(tx, caller, instance_id, policy_id)
             policy = replace(old, fields=self._applied(patch, old), updated_at=self._clock())
             await tx.policies.save(policy)
@@ -68,7 +68,7 @@ class PoliciesService:
 
     async def delete(self, *, caller: Caller, instance_id: str, policy_id: str) -> int:
         """Removes a policy. Answers with the version from which it is gone."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             await _policy(tx, caller, instance_id, policy_id)
             await tx.policies.delete(policy_id)
             version = await self._changed(tx, instance_id)

@@ -122,6 +122,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The engine or the control plane did not answer in time.
     Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
     """
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+    again, or look. Retry-After says when to try again.
+    Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -223,6 +228,11 @@ Example: {"reason": "UNAVAILABLE", "metadata": {}}
 ERROR_REASON_ENGINE_TIMEOUT: ErrorReason.ValueType  # 23
 """The engine or the control plane did not answer in time.
 Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
+"""
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+again, or look. Retry-After says when to try again.
+Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
