@@ -20,6 +20,7 @@ from server.configuration import StartFailed
 from server.domain.addresses import Address
 from server.domain.plans import Plans
 from server.domain.restarts import RestartPolicy
+from server.errors import DatabaseUnavailable
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
@@ -53,7 +54,7 @@ from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
 from server.store.database import Database
-from server.store.dialects import create_engine
+from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
 from server.workers.announce import announce_changes
 from server.workers.housekeeping import keep_house
@@ -91,16 +92,40 @@ def local_runtime(settings: ServerSettings) -> Runtime:
 
 @asynccontextmanager
 async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
-    """The database in its newest shape."""
-    if not settings.database_url:
+    """The database in its newest shape. Raises StartFailed."""
+    if not settings.database_url.get_secret_value():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(create_engine(settings.store_url), Sealer(settings.key_bytes))
-    async with database:
-        await migrate.upgrade(database.engine)
+    limits = _limits(settings)
+    await _migrate(settings.store_url, limits)
+    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
             await tx.instances.wake_all(utc_now())
             await tx.commit()
         yield database
+
+
+async def _migrate(url: str, limits: Limits) -> None:
+    engine = create_engine(url, limits.patient())
+    try:
+        await migrate.upgrade(engine)
+    except DatabaseUnavailable as error:
+        raise StartFailed(f"ORCH8_DATABASE_URL: the database does not answer: {error.__cause__}") from error
+    except DatabaseRefused as error:
+        raise StartFailed(f"ORCH8_DATABASE_URL: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _limits(settings: ServerSettings) -> Limits:
+    return Limits(
+        pool_size=settings.database_pool_size,
+        pool_overflow=settings.database_pool_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        connect_timeout=settings.database_connect_timeout,
+        statement_timeout=settings.database_statement_timeout,
+        lock_timeout=settings.database_lock_timeout,
+        idle_timeout=settings.database_idle_timeout,
+    )
 
 
 @asynccontextmanager

@@ -22,7 +22,8 @@ CloudError
 ├── RateLimited                too many at once, or in a while
 ├── EngineError                the engine answered with an error, or not at all
 └── Unavailable                a part of the service cannot work now
-    └── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
+    ├── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
+    └── DatabaseUnavailable    the database does not answer, or cannot do it now
 """
 
 from collections.abc import Mapping, Sequence
@@ -245,3 +246,12 @@ class ChangeUnconfirmed(Unavailable):
             {"certain_at": at},
         )
         self.certain_at = certain_at
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or is too busy. What was to be stored is stored as a whole or not at all."""
+
+    reason = "DATABASE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer. Try again in a moment.")

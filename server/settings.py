@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -13,6 +14,8 @@ from server.domain.addresses import Address
 from server.domain.instances import Deadlines
 from server.domain.plans import Plans, PlansInvalid
 
+DATABASE_URL = re.compile(r"(sqlite:///.+|postgres(ql)?://\S+)?")
+
 
 def _secret_key(value: SecretStr) -> SecretStr:
     try:
@@ -21,6 +24,12 @@ def _secret_key(value: SecretStr) -> SecretStr:
         raw = b""
     if len(raw) != 32:
         raise ValueError("must be 32 random bytes in base64; make one with: openssl rand -base64 32")
+    return value
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    if DATABASE_URL.fullmatch(value.get_secret_value()) is None:
+        raise ValueError("must be postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH")
     return value
 
 
@@ -40,10 +49,25 @@ class ServerSettings(SharedSettings):
         Address.parse("127.0.0.1:50061"), description="Where the server listens (gRPC). Keep it away from the world."
     )
     data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
-    database_url: str = Field(
-        "",
-        pattern=r"^(sqlite:///.+)?$",
-        description="Database address, such as sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr(""),
+        description="Database address: postgresql://USER:PASSWORD@HOST/NAME with what libpq takes, such as sslmode, or "
+        "sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    )
+    database_pool_size: int = Field(10, ge=2, le=1000, description="Connections to Postgres that are kept open.")
+    database_pool_overflow: int = Field(10, ge=0, le=1000, description="How many more there may be under load.")
+    database_pool_timeout: float = Field(
+        5, gt=0, le=60, description="Seconds that a call waits for a connection before it answers 503."
+    )
+    database_connect_timeout: float = Field(5, gt=0, le=60, description="Seconds to connect to Postgres.")
+    database_statement_timeout: float = Field(
+        10, ge=0.1, le=600, description="Seconds that one statement may take on Postgres."
+    )
+    database_lock_timeout: float = Field(
+        5, ge=0.1, le=600, description="Seconds that a statement waits for what another transaction holds on Postgres."
+    )
+    database_idle_timeout: float = Field(
+        5, ge=1, le=600, description="Seconds after which Postgres ends a transaction in which nothing happens."
     )
     allowed_origins: tuple[str, ...] = Field(
         (), description="Origins of other sites whose pages may call the API with a session cookie, as JSON."
@@ -112,6 +136,5 @@ class ServerSettings(SharedSettings):
 
     @property
     def store_url(self) -> str:
-        """The database address for SQLAlchemy, with the async driver."""
-        url = self.database_url or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"
-        return url.replace("sqlite://", "sqlite+aiosqlite://", 1) if url.startswith("sqlite://") else url
+        """The database address as the store takes it. Secret."""
+        return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"

@@ -54,7 +54,7 @@ class ApiKeysService:
             instance_id=instance_id,
             expires_at=expires_at,
         )
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             if instance_id is not None:
                 await visible(tx, caller, instance_id)
             await tx.api_keys.add(key)
@@ -64,8 +64,8 @@ class ApiKeysService:
 
     async def revoke(self, *, caller: Member, key_id: str, if_match: IfMatch = ANY) -> int:
         """Kills a key everywhere. Answers with the version from which every proxy knows it."""
-        async with self._database.write() as tx:
-            key = await tx.api_keys.get(caller.org_id, key_id, lock=True)
+        async with self._database.write(caller.org_id) as tx:
+            key = await tx.api_keys.get(caller.org_id, key_id)
             if key is None:
                 raise NotFound("API key", key_id)
             if_match.check("API key", key.revision)

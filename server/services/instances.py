@@ -31,7 +31,6 @@ from server.services.propagation import Propagation
 from server.services.settling import Settling
 from server.store.database import Database, UnitOfWork
 from server.store.instances import EngineKeys
-from server.store.organizations import Organization
 
 # How long suspend and resume wait for the engine before they answer all the same.
 SETTLE_S = 10.0
@@ -89,11 +88,10 @@ class InstancesService:
         if isinstance(caller, KeyHolder) and caller.instance_id is not None:
             raise PermissionDenied("This API key reaches one instance only. Use a key of the whole organization.")
         checked = check_new(name, region)
-        async with self._database.write() as tx:
-            organization = await _locked(tx, caller.org_id)
+        async with self._database.write(caller.org_id) as tx:
             if await tx.instances.name_taken(caller.org_id, name):
                 raise NameTaken("instance", name)
-            await self._check_plan(tx, organization)
+            await self._check_plan(tx, caller.org_id)
             instance = self._new(caller.org_id, name, checked)
             now = instance.created_at
             await tx.instances.add(instance, _new_keys(), due_at=now, deadline_at=now + self._deadlines.provisioning)
@@ -114,13 +112,12 @@ class InstancesService:
         """
         wanted = check_action(action)
         desired = Desired.SUSPENDED if wanted is Action.SUSPEND else Desired.RUNNING
-        async with self._database.write() as tx:
-            organization = await _locked(tx, caller.org_id)
+        async with self._database.write(caller.org_id) as tx:
             instance = await visible(tx, caller, instance_id, lock=True)
             if_match.check("instance", instance.revision)
             phase = next_phase(instance, wanted)
             if wanted is Action.RESUME:
-                await self._check_plan(tx, organization)
+                await self._check_plan(tx, caller.org_id)
             after, version = await self._want(tx, instance, desired, phase)
             await keep(tx, after, version)
             await tx.commit()
@@ -131,7 +128,7 @@ class InstancesService:
 
     async def delete(self, *, caller: Caller, instance_id: str, if_match: IfMatch = ANY) -> int:
         """Notes that an instance is not wanted any more, whatever it is at; from now on nobody finds it."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             instance = await visible(tx, caller, instance_id, lock=True)
             if_match.check("instance", instance.revision)
             _, version = await self._want(tx, instance, Desired.DELETED, Phase.DELETING)
@@ -162,9 +159,12 @@ class InstancesService:
             updated_at=now,
         )
 
-    async def _check_plan(self, tx: UnitOfWork, organization: Organization) -> None:
+    async def _check_plan(self, tx: UnitOfWork, org_id: str) -> None:
+        organization = await tx.organizations.get(org_id)
+        if organization is None:
+            raise NotFound("organization", org_id)
         limit = self._plans[organization.plan].running_instances
-        if limit is not None and await tx.instances.count_running(organization.id) >= limit:
+        if limit is not None and await tx.instances.count_running(org_id) >= limit:
             raise PlanLimitReached(organization.plan, limit)
 
     async def _want(self, tx: UnitOfWork, instance: Instance, desired: Desired, phase: Phase) -> tuple[Instance, int]:
@@ -196,16 +196,8 @@ class InstancesService:
             await self._propagation.settle()
 
 
-async def _locked(tx: UnitOfWork, org_id: str) -> Organization:
-    """The organization. Until the commit nobody else makes or resumes an instance there: names and plan limit hold."""
-    organization = await tx.organizations.get(org_id, lock=True)
-    if organization is None:
-        raise NotFound("organization", org_id)
-    return organization
-
-
 async def visible(tx: UnitOfWork, caller: Caller, instance_id: str, *, lock: bool = False) -> Instance:
-    """The instance, if the caller may know of it. `lock`: nobody else changes it until the commit. Raises NotFound."""
+    """The instance, if the caller may know of it. `lock`: the reconciler waits for the commit. Raises NotFound."""
     check_reach(caller, instance_id)
     instance = await tx.instances.get(caller.org_id, instance_id, lock=lock)
     if instance is None:

@@ -44,8 +44,8 @@ class PoliciesService:
         self, *, caller: Caller, instance_id: str, patch: PolicyPatch, keep: Keep[Policy]
     ) -> tuple[Policy, int]:
         """A new policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
-            await visible(tx, caller, instance_id, lock=True)
+        async with self._database.write(caller.org_id) as tx:
+            await visible(tx, caller, instance_id)
             fields = apply(patch, allow_loopback=self._allow_loopback)
             now = self._clock()
             policy = Policy(
@@ -63,7 +63,7 @@ class PoliciesService:
         self, *, caller: Caller, instance_id: str, policy_id: str, patch: PolicyPatch, if_match: IfMatch = ANY
     ) -> tuple[Policy, int]:
         """The changed policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             old = await _policy(tx, caller, instance_id, policy_id)
             if_match.check("policy", old.revision)
             now = self._clock()
@@ -77,7 +77,7 @@ class PoliciesService:
 
     async def delete(self, *, caller: Caller, instance_id: str, policy_id: str, if_match: IfMatch = ANY) -> int:
         """Removes a policy. Answers with the version from which it is gone."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             policy = await _policy(tx, caller, instance_id, policy_id)
             if_match.check("policy", policy.revision)
             await tx.policies.delete(policy_id)
@@ -106,9 +106,8 @@ async def _check_size(tx: UnitOfWork, instance_id: str) -> None:
 
 
 async def _policy(tx: UnitOfWork, caller: Caller, instance_id: str, policy_id: str) -> Policy:
-    # Whoever changes policies of an instance waits for the others: the sizes are bounded together.
-    await visible(tx, caller, instance_id, lock=True)
-    policy = await tx.policies.get(instance_id, policy_id, lock=True)
+    await visible(tx, caller, instance_id)
+    policy = await tx.policies.get(instance_id, policy_id)
     if policy is None:
         raise NotFound("policy", policy_id)
     return policy

@@ -1,8 +1,6 @@
 """Whether every part can do its work."""
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from server.errors import Unavailable
+from server.errors import DatabaseUnavailable, Unavailable
 from server.services.propagation import Propagation
 from server.store.database import Database
 
@@ -18,7 +16,7 @@ class SystemService:
         """How many proxies are connected. Raises Unavailable, naming what is not ready."""
         try:
             await self._database.ping()
-        except (SQLAlchemyError, OSError) as error:
+        except DatabaseUnavailable as error:
             raise Unavailable("The database does not answer.", {"part": "database"}) from error
         if self._propagation.connected == 0:
             raise Unavailable("No proxy is connected.", {"part": "proxy"})

@@ -24,9 +24,9 @@ class ApiKeys:
         found = await self._session.exec(query.order_by(col(ApiKeyRow.created_at).desc(), col(ApiKeyRow.id).desc()))
         return [_key(row) for row in found]
 
-    async def get(self, org_id: str, key_id: str, *, lock: bool = False) -> ApiKey | None:
-        """One key of an organization. `lock`: nobody else changes it in this transaction."""
-        row = await self._session.get(ApiKeyRow, key_id, with_for_update=lock)
+    async def get(self, org_id: str, key_id: str) -> ApiKey | None:
+        """One key of an organization."""
+        row = await self._session.get(ApiKeyRow, key_id)
         return _key(row) if row and row.org_id == org_id else None
 
     async def by_digest(self, sha256: bytes) -> ApiKey | None:

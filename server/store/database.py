@@ -5,14 +5,16 @@ from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
-from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import READ_ONLY, writers_turn
+from server.store.dialects import Turn, is_shared, reader, take_turn, writers_turn
 from server.store.events import Events
 from server.store.idempotency import IdempotencyKeys
 from server.store.instances import Instances
@@ -51,24 +53,43 @@ class Database:
         self.engine = engine
         self._sealer = sealer
         self._turn = writers_turn(engine)
-        self._reader = engine.execution_options(**{READ_ONLY: True})
+        self._reader = reader(engine)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may work on it too."""
+        return is_shared(self.engine)
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that may write. On SQLite writers wait for each other, first come, first served."""
-        async with self._turn, AsyncSession(self.engine, expire_on_commit=False) as session:
+    async def write(self, turn: str | None = None) -> AsyncIterator[UnitOfWork]:
+        """A transaction that may write. Raises DatabaseUnavailable.
+
+        On SQLite writers wait for each other, first come, first served. On Postgres those with the same `turn` do: the
+        id of what they look at before they write, as a rule an organization's.
+        """
+        async with self._turn, self._session(self.engine) as session:
+            if turn is not None:
+                await take_turn(session, Turn.NAMED, turn)
             yield UnitOfWork(session, self._sealer)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that only reads, from one snapshot, and waits for nobody."""
-        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+        """A transaction that only reads, from one snapshot, and waits for nobody. Raises DatabaseUnavailable."""
+        async with self._session(self._reader) as session:
             yield UnitOfWork(session, self._sealer)
 
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        try:
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                yield session
+        except PoolExhausted as error:
+            raise DatabaseUnavailable from error
+
     async def ping(self) -> None:
-        """Raises what the driver raises if the database does not answer."""
-        async with self._reader.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Raises DatabaseUnavailable if the database does not answer."""
+        async with self._session(self._reader) as session:
+            await session.exec(select(1))
 
     async def close(self) -> None:
         """Closes all connections."""

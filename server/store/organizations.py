@@ -26,9 +26,9 @@ class Organizations:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def get(self, org_id: str, *, lock: bool = False) -> Organization | None:
-        """The organization of this id. `lock`: others who lock it wait until this transaction has ended."""
-        row = await self._session.get(OrganizationRow, org_id, with_for_update=lock)
+    async def get(self, org_id: str) -> Organization | None:
+        """The organization of this id."""
+        row = await self._session.get(OrganizationRow, org_id)
         return _organization(row) if row else None
 
     async def personal_of(self, user_id: str) -> Organization | None:

@@ -25,9 +25,9 @@ class Policies:
         found = await self._session.exec(query.order_by(col(PolicyRow.created_at).desc(), col(PolicyRow.id).desc()))
         return [self._policy(row) for row in found]
 
-    async def get(self, instance_id: str, policy_id: str, *, lock: bool = False) -> Policy | None:
-        """One policy of an instance. `lock`: nobody else changes it in this transaction."""
-        row = await self._session.get(PolicyRow, policy_id, with_for_update=lock)
+    async def get(self, instance_id: str, policy_id: str) -> Policy | None:
+        """One policy of an instance."""
+        row = await self._session.get(PolicyRow, policy_id)
         return self._policy(row) if row and row.instance_id == instance_id else None
 
     async def save(self, policy: Policy) -> None:

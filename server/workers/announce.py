@@ -3,8 +3,8 @@
 import asyncio
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from server.errors import DatabaseUnavailable
 from server.services.propagation import Propagation
 
 EVERY_S = 1.0
@@ -17,6 +17,6 @@ async def announce_changes(propagation: Propagation) -> None:
     while True:
         try:
             await propagation.announce()
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("announce.failed", error=repr(error))
+        except DatabaseUnavailable as error:
+            log.warning("announce.failed", error=repr(error.__cause__))
         await asyncio.sleep(EVERY_S)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TypeAlias
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from server.errors import DatabaseUnavailable
 from server.services import decisions, idempotency
 from server.services.identifiers import Clock
 from server.store.database import Database, UnitOfWork
@@ -36,8 +36,8 @@ async def keep_house(database: Database, clock: Clock) -> None:
     while True:
         try:
             await sweep(database, clock)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("housekeeping.failed", error=repr(error))
+        except DatabaseUnavailable as error:
+            log.warning("housekeeping.failed", error=repr(error.__cause__))
         await asyncio.sleep(EVERY_S)
 
 

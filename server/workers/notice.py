@@ -3,8 +3,8 @@
 import asyncio
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
+from server.errors import DatabaseUnavailable
 from server.services.settling import Settling
 
 EVERY_S = 1.0
@@ -17,6 +17,6 @@ async def notice_changes(settling: Settling) -> None:
     while True:
         try:
             await settling.look()
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("notice.failed", error=repr(error))
+        except DatabaseUnavailable as error:
+            log.warning("notice.failed", error=repr(error.__cause__))
         await asyncio.sleep(EVERY_S)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from server.domain.instances import Phase
+from server.errors import DatabaseUnavailable
 from server.providers.runtime.base import EngineState, FoundEngine, Runtime, RuntimeFailed, RuntimeUnavailable
 from server.services.identifiers import Clock
 from server.store.database import Database
@@ -53,7 +53,7 @@ class OrphanSweeper:
         while True:
             try:
                 await self.sweep()
-            except (RuntimeUnavailable, RuntimeFailed, SQLAlchemyError, OSError) as error:
+            except (RuntimeUnavailable, RuntimeFailed, DatabaseUnavailable, OSError) as error:
                 log.warning("orphans.failed", error=repr(error))
             await asyncio.sleep(EVERY_S)
 

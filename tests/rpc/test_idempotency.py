@@ -13,6 +13,7 @@ from orch8cloud.v1 import instances_pb2 as pb
 from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
+from sqlalchemy import text
 
 from server.app import App
 from server.errors import IdempotencyInProgress, InvalidArgument
@@ -210,8 +211,8 @@ async def claim(app: App, key: CallKey, fingerprint: bytes, owner: str, now: dat
 
 async def fingerprint(app: App, key: CallKey) -> bytes:
     async with app.database.engine.connect() as connection:
-        query = "SELECT fingerprint FROM idempotency_keys WHERE org_id = ? AND key = ?"
-        return bytes((await connection.exec_driver_sql(query, (key.org_id, key.key))).scalar_one())
+        query = text("SELECT fingerprint FROM idempotency_keys WHERE org_id = :org AND key = :key")
+        return bytes((await connection.execute(query, {"org": key.org_id, "key": key.key})).scalar_one())
 
 
 async def test_call_whose_server_died_is_carried_out_by_the_next_when_the_lease_is_over(

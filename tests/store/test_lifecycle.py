@@ -1,11 +1,7 @@
 """Revisions, events and calls with an Idempotency-Key, as they are stored."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-
-import pytest
 
 from server.domain.events import Event, EventKind
 from server.domain.instances import Phase
@@ -13,18 +9,11 @@ from server.domain.restarts import Restarts
 from server.store.database import Database
 from server.store.idempotency import CallKey, Entry, StoredAnswer
 from server.workers import housekeeping
-from tests.store.test_store import NOW, add, instance
-from tests.support.lifecycle import open_database
+from tests.store.rows import NOW, add, instance
 
 LEASE = timedelta(seconds=30)
 KEY = CallKey(org_id="org_one", method="/a.B/C", key="k")
 ANSWER = StoredAnswer(body=b"\x00\xff secret", headers=(("etag", '"1"'),), version=7)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(tmp_path, lambda: NOW) as database:
-        yield database
 
 
 async def test_revision_counts_what_is_shown_and_restarts_come_back_as_they_went_in(database: Database) -> None:

@@ -30,6 +30,7 @@ from server.store.organizations import Organization
 from server.store.sealing import Sealer
 from server.workers.reconcile import Reconciler
 from tests.support.calls import eventually
+from tests.support.databases import databases
 from tests.support.runtime import MemoryRuntime
 
 OWNER = Member(org_id="org_one", user_id="u", role=Role.OWNER)
@@ -111,7 +112,7 @@ class World:
 @asynccontextmanager
 async def open_database(folder: Path, clock: Callable[[], datetime]) -> AsyncIterator[Database]:
     """A new database with one organization of the largest plan."""
-    async with Database(create_engine(f"sqlite+aiosqlite:///{folder}/orch8.db"), Sealer(bytes(32))) as database:
+    async with Database(create_engine(databases.url(folder)), Sealer(bytes(32))) as database:
         await migrate.upgrade(database.engine)
         async with database.write() as tx:
             organization = Organization(id=OWNER.org_id, name="One", plan="enterprise", created_at=clock())

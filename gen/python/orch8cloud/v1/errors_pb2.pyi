@@ -123,15 +123,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The engine or the control plane did not answer in time.
     Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
     """
-    ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 24
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+    again, or look. Retry-After says when to try again.
+    Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
+    """
+    ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 25
     """If-Match names another version of the resource than the one that there is now. Nothing was changed.
     Example: {"reason": "VERSION_MISMATCH", "metadata": {"resource": "instance", "resource_version": "7"}}
     """
-    ERROR_REASON_IDEMPOTENCY_MISMATCH: _ErrorReason.ValueType  # 25
+    ERROR_REASON_IDEMPOTENCY_MISMATCH: _ErrorReason.ValueType  # 26
     """The Idempotency-Key was used within the last 24 hours, for the same method with another request.
     Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "order-17"}}
     """
-    ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: _ErrorReason.ValueType  # 26
+    ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: _ErrorReason.ValueType  # 27
     """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
     Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
     """
@@ -238,15 +243,20 @@ ERROR_REASON_ENGINE_TIMEOUT: ErrorReason.ValueType  # 23
 """The engine or the control plane did not answer in time.
 Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
 """
-ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 24
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+again, or look. Retry-After says when to try again.
+Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
+"""
+ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 25
 """If-Match names another version of the resource than the one that there is now. Nothing was changed.
 Example: {"reason": "VERSION_MISMATCH", "metadata": {"resource": "instance", "resource_version": "7"}}
 """
-ERROR_REASON_IDEMPOTENCY_MISMATCH: ErrorReason.ValueType  # 25
+ERROR_REASON_IDEMPOTENCY_MISMATCH: ErrorReason.ValueType  # 26
 """The Idempotency-Key was used within the last 24 hours, for the same method with another request.
 Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "order-17"}}
 """
-ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 26
+ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 27
 """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
 Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
 """
