@@ -81,11 +81,11 @@ class World:
         assert found is not None
         return found
 
-    async def until(self, instance_id: str, check: Callable[[Instance], bool]) -> Instance:
-        """The instance, once it is so; a little time passes with each look."""
+    async def until(self, instance_id: str, check: Callable[[Instance], bool], step: float = 0.02) -> Instance:
+        """The instance, once it is so; so many seconds pass with each look."""
 
         async def look() -> Instance | None:
-            await self.advance(0.02)
+            await self.advance(step)
             found = await self.find(instance_id)
             return found if check(found) else None
 

@@ -63,8 +63,7 @@ async def test_deadline_of_a_new_instance_runs_only_while_the_runtime_can_be_rea
     held_up = await life.find(instance_id)
     assert (held_up.status, held_up.error) == (Status.PROVISIONING, "not ready yet, and tried again: not now")
     life.runtime.unavailable = 0
-    await life.advance(30)
-    assert (await life.until(instance_id, lambda found: found.status is Status.RUNNING)).error is None
+    assert (await life.until(instance_id, lambda found: found.status is Status.RUNNING, step=0.5)).error is None
 
 
 async def test_suspend_past_its_deadline_says_so_and_goes_on(life: World) -> None:
@@ -78,8 +77,7 @@ async def test_suspend_past_its_deadline_says_so_and_goes_on(life: World) -> Non
     assert late.phase is Phase.SUSPENDING
     assert late.error == "not suspended yet, and tried again: the engine has not stopped yet"
     life.runtime.stubborn = False
-    await life.advance(60)
-    done = await life.until(instance_id, lambda found: found.phase is Phase.SUSPENDED)
+    done = await life.until(instance_id, lambda found: found.phase is Phase.SUSPENDED, step=5)
     assert done.error is None
     assert (await life.kinds(instance_id))[-3:] == ["instance.suspending", "instance.late", "instance.suspended"]
 
@@ -94,8 +92,7 @@ async def test_resume_past_its_deadline_says_so_and_goes_on(life: World) -> None
         await life.advance(301)
         late = await life.until(instance_id, lambda found: found.error is not None)
         assert late.error == "not resumed yet, and tried again: the engine is not ready"
-    await life.advance(60)
-    assert (await life.until(instance_id, lambda found: found.phase is Phase.RUNNING)).error is None
+    assert (await life.until(instance_id, lambda found: found.phase is Phase.RUNNING, step=5)).error is None
 
 
 async def test_what_fails_for_good_while_resuming_is_shown_at_once_and_tried_again(life: World) -> None:
@@ -107,8 +104,7 @@ async def test_what_fails_for_good_while_resuming_is_shown_at_once_and_tried_aga
     shown = await life.until(instance_id, lambda found: found.error is not None)
     assert (shown.status, shown.error) == (Status.RUNNING, "not resumed yet, and tried again: no room in iad")
     life.runtime.failing = None
-    await life.advance(60)
-    assert (await life.until(instance_id, lambda found: found.phase is Phase.RUNNING)).error is None
+    assert (await life.until(instance_id, lambda found: found.phase is Phase.RUNNING, step=5)).error is None
 
 
 @pytest.mark.parametrize("phase", [Phase.PROVISIONING, Phase.SUSPENDING, Phase.RESUMING, Phase.FAILED, Phase.SUSPENDED])
@@ -231,5 +227,4 @@ async def test_engine_that_does_not_come_back_says_so(life: World) -> None:
         await life.advance(301)
         shown = await life.until(instance_id, lambda found: found.error is not None)
     assert shown.error == "not restarted yet, and tried again: the engine is not ready"
-    await life.advance(60)
-    assert (await life.until(instance_id, lambda found: found.error is None)).status is Status.RUNNING
+    assert (await life.until(instance_id, lambda found: found.error is None, step=5)).status is Status.RUNNING
