@@ -26,7 +26,7 @@ BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 # After so many failures in a row, half a minute, a new instance says what holds it up.
 PATIENCE = 6
-# What an instance in this phase has not become when it is late.
+# What an instance in this phase has not become when it is late. In the others nothing is waited for.
 GOALS = {
     Phase.SUSPENDING: "suspended",
     Phase.RESUMING: "resumed",
@@ -202,11 +202,10 @@ class Reconciler:
     def _troubled(self, claim: Claim, why: str) -> Step:
         """Says on the instance what holds it up, and goes on trying."""
         instance = claim.instance
-        goal = GOALS.get(instance.phase, instance.desired)
         log.warning("reconcile.late", instance_id=instance.id, phase=instance.phase, attempt=claim.attempts, why=why)
-        return Step(
-            self._saying(instance, f"not {goal} yet, and tried again: {why}"), self._backoff(claim), failed=True
-        )
+        if instance.phase in GOALS:
+            instance = self._saying(instance, f"not {GOALS[instance.phase]} yet, and tried again: {why}")
+        return Step(instance, self._backoff(claim), failed=True)
 
     def _saying(self, instance: Instance, error: str | None) -> Instance:
         return instance if instance.error == error else replace(instance, error=error, updated_at=self._clock())
@@ -290,7 +289,7 @@ class Reconciler:
         return self._troubled(claim, why)
 
     def _late(self, claim: Claim) -> bool:
-        deadline = claim.deadline_at
+        deadline = claim.deadline_at if claim.instance.phase in GOALS else None
         if claim.instance.phase is Phase.RUNNING:
             down = claim.instance.restarts.down_since
             deadline = None if down is None else down + self._deadlines.transition
@@ -300,9 +299,8 @@ class Reconciler:
         instance = claim.instance
         if not done:
             return self._wait(claim, "the engine has not stopped yet")
-        if instance.phase is goal:
-            return Step(instance, None)
-        return Step(replace(instance, phase=goal, error=None, updated_at=self._clock()), None)
+        after = replace(instance, phase=goal, error=None)
+        return Step(after if after == instance else replace(after, updated_at=self._clock()), None)
 
     async def _spec(self, instance: Instance) -> EngineSpec:
         async with self._database.read() as tx:

@@ -8,7 +8,7 @@ import pytest
 
 from server.domain.instances import Deadlines, Phase, Status
 from server.domain.restarts import RestartPolicy
-from server.providers.runtime.base import EngineState
+from server.providers.runtime.base import EngineState, Observation, RuntimeFailed
 from server.store.instances import Claim
 from tests.support.calls import eventually
 from tests.support.lifecycle import OWNER, World, world
@@ -39,6 +39,26 @@ async def test_provisioning_past_its_deadline_has_failed_and_its_engine_is_stopp
         assert failed.error == "the engine did not become ready in time"
         await life.when(lambda: life.runtime.states[instance_id] is EngineState.STOPPED)
     assert await life.kinds(instance_id) == ["instance.created", "instance.failed"]
+
+
+async def test_why_provisioning_failed_stays_though_what_is_left_of_the_engine_cannot_be_stopped(life: World) -> None:
+    life.runtime.failing = "no room in iad"
+    stop, tried = life.runtime.stop, 0
+
+    async def unstoppable(instance_id: str) -> Observation:
+        nonlocal tried
+        tried += 1
+        if tried < 4:
+            raise RuntimeFailed("will not stop")
+        return await stop(instance_id)
+
+    life.runtime.stop = unstoppable  # type: ignore[method-assign]
+    instance_id = await life.create()
+    life.runtime.states[instance_id] = EngineState.STARTING
+    await life.until(instance_id, lambda found: found.status is Status.FAILED)
+    await life.advance(601)
+    await life.when(lambda: life.runtime.states[instance_id] is EngineState.STOPPED, step=5)
+    assert (await life.find(instance_id)).error == "no room in iad"
 
 
 @pytest.mark.parametrize("unreachable", [True, False])

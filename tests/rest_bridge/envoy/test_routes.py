@@ -73,6 +73,15 @@ def test_only_readiness_has_to_be_told_soon() -> None:
     assert soon == ["rest:orch8cloud.v1.SystemService.GetReadiness"]
 
 
+def test_only_what_may_wait_has_more_time_than_others() -> None:
+    (route, _) = rest_routes([binding("GET", "/api/x", timeout=75)], LIMITS)
+    assert route["route"]["timeout"] == "75s"
+    patient = {
+        route["name"] for route in rest_routes(bindings(), LIMITS) if route.get("route", {}).get("timeout") == "75s"
+    }
+    assert patient == {"rest:orch8cloud.v1.InstancesService.GetInstance"}
+
+
 def test_other_methods_of_a_path_are_told_which_there_are() -> None:
     made = rest_routes([binding("GET", "/api/x"), binding("POST", "/api/x")], LIMITS)
     assert made[-1]["response_headers_to_add"][0]["header"] == {"key": "allow", "value": "GET, POST"}
