@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +52,7 @@ from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
-from server.workers.announce import announce_changes
+from server.workers.announce import announce_changes, hear_others, report_proxies
 from server.workers.housekeeping import keep_house
 from server.workers.reconcile import Reconciler
 
@@ -131,8 +131,7 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
         app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
         await app.propagation.start()
         await app.server.start()
-        work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
-        jobs = [asyncio.create_task(one) for one in work]
+        jobs = [asyncio.create_task(one) for one in _work(app)]
         await set_serving(app.health)
         for switch in settings.switches():
             log.warning("development_switch_is_on", switch=switch)
@@ -141,6 +140,14 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
             yield app
         finally:
             await _stop(app, jobs, runtime)
+
+
+def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+    """What goes on for as long as the server runs."""
+    work = [app.reconciler.run(), keep_house(app.database, utc_now), announce_changes(app.propagation)]
+    if app.propagation.peers is not None:
+        work += [hear_others(app.database, app.propagation), report_proxies(app.propagation.peers)]
+    return work
 
 
 def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:

@@ -1,7 +1,7 @@
 """The database and its unit of work: whoever wants rows opens one, and only what it commits stays."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +14,7 @@ from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import Turn, is_shared, reader, take_turn, writers_turn
+from server.store.dialects import Signal, Turn, is_shared, reader, signals, take_turn, writers_turn
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -81,6 +81,10 @@ class Database:
                 yield session
         except PoolExhausted as error:
             raise DatabaseUnavailable from error
+
+    def signals(self) -> AbstractAsyncContextManager[AsyncIterator[set[Signal]]]:
+        """Listens to what the servers tell each other. Raises DatabaseUnavailable."""
+        return signals(self.engine)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable if the database does not answer."""
