@@ -90,7 +90,7 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     await _migrate(settings.store_url, limits)
     async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
-            await tx.instances.wake_all(utc_now())
+            await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
             await tx.commit()
         yield database
 

@@ -208,9 +208,12 @@ class Propagation:
         if self._sessions.get(session.proxy.id) is not session:
             return
         del self._sessions[session.proxy.id]
-        if goodbye:
-            await self._forget(session.proxy)
-        else:
+        try:
+            if goodbye:
+                await self._forget(session.proxy)
+        except DatabaseUnavailable:
+            goodbye = False
+        if not goodbye:
             self._fall_silent(session)
         self._wake()
 

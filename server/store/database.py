@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import Signal, Turn, is_shared, reader, signals, take_turn, writers_turn
+from server.store.dialects import Signal, Turn, is_shared, now, reader, signals, take_turn, try_turn, writers_turn
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -36,6 +37,14 @@ class UnitOfWork:
         self.proxies = Proxies(session)
         self.decisions = Decisions(session)
         self.traffic = Traffic(session)
+
+    async def now(self, here: datetime) -> datetime:
+        """The moment by the clock that all servers share: where this one is alone its own, `here`."""
+        return await now(self._session, here)
+
+    async def try_turn(self, turn: Turn) -> bool:
+        """Whether no other transaction is at this. If so, none is until this one ends."""
+        return await try_turn(self._session, turn)
 
     async def commit(self) -> None:
         """Makes what was done lasting."""

@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -19,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.configuration import StartFailed
 from server.errors import DatabaseUnavailable, FieldViolation, InvalidArgument
+from server.store.types import UtcDateTime
 
 READ_ONLY = "orch8_read_only"
 # FULL: in WAL mode, NORMAL may lose the last commits with the power, and a revocation that has answered must stand.
@@ -127,6 +129,13 @@ async def try_turn(session: AsyncSession, turn: Turn) -> bool:
     if not _on_postgres(session):
         return True
     return bool((await session.exec(select(func.pg_try_advisory_xact_lock(int(turn), func.hashtext(""))))).one())
+
+
+async def now(session: AsyncSession, here: datetime) -> datetime:
+    """The moment by the one clock that all servers share: Postgres's own, or that of the one server (`here`)."""
+    if not _on_postgres(session):
+        return here
+    return (await session.exec(select(func.clock_timestamp(type_=UtcDateTime)))).one()
 
 
 async def signal(session: AsyncSession, what: Signal) -> None:

@@ -128,9 +128,9 @@ class Instances:
         return [Claim(instance=_instance(row), attempts=row.attempts, deadline_at=row.deadline_at) for row in rows]
 
     async def desired(self, instance_id: str) -> Desired:
-        """What is wanted now of an instance that exists, deleted ones too."""
-        found = await self._session.exec(select(InstanceRow.desired).where(col(InstanceRow.id) == instance_id))
-        return Desired(found.one())
+        """What is wanted of an instance that exists, deleted ones too, and nothing else until this transaction ends."""
+        query = select(InstanceRow.desired).where(col(InstanceRow.id) == instance_id).with_for_update()
+        return Desired((await self._session.exec(query)).one())
 
     async def next_due(self, now: datetime) -> datetime | None:
         """When the next instance is due that nobody is at."""
@@ -167,10 +167,11 @@ class Instances:
             .values(lease_owner=None, lease_until=None, due_at=due_at, attempts=attempts)
         )
 
-    async def wake_all(self, now: datetime) -> None:
-        """Takes back all leases and makes every instance due: what a lone server does at its start."""
-        kept = col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED))
-        await self._session.exec(update(InstanceRow).where(kept).values(due_at=now, lease_owner=None, lease_until=None))
+    async def wake_all(self, now: datetime, *, alone: bool) -> None:
+        """Makes every instance due, at a server's start. A lone one takes back all leases, too: nobody has them."""
+        query = update(InstanceRow).where(col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED)))
+        query = query if alone else query.where(_free(now))
+        await self._session.exec(query.values(due_at=now, lease_owner=None, lease_until=None))
 
 
 def _live() -> ColumnElement[bool]:

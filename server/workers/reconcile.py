@@ -7,6 +7,7 @@ from datetime import timedelta
 import structlog
 
 from server.domain.instances import Desired, Instance, Phase
+from server.errors import DatabaseUnavailable
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
 from server.services.identifiers import Clock
 from server.services.propagation import Propagation
@@ -14,6 +15,8 @@ from server.store.database import Database
 from server.store.instances import Claim
 
 LEASE = timedelta(seconds=30)
+# A step ends before its lease does: else two servers could be at one instance.
+STEP_S = 25.0
 BATCH = 32
 IDLE_S = 1.0
 BACKOFF_S = 0.5
@@ -32,7 +35,10 @@ class Step:
 
 
 class Reconciler:
-    """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance."""
+    """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance.
+
+    Leases and what is due go by the clock that all replicas share.
+    """
 
     def __init__(
         self, *, database: Database, runtime: Runtime, propagation: Propagation, clock: Clock, owner: str
@@ -53,16 +59,24 @@ class Reconciler:
         """Works until it is cancelled; steps that have begun are finished."""
         try:
             while True:
-                self._woken.clear()
-                await self._start_due()
-                await self._sleep()
+                await self._round()
         finally:
             await asyncio.gather(*self._running, return_exceptions=True)
 
+    async def _round(self) -> None:
+        self._woken.clear()
+        try:
+            await self._start_due()
+            await self._sleep()
+        except DatabaseUnavailable as error:
+            log.warning("reconcile.delayed", error=repr(error.__cause__))
+            await asyncio.sleep(IDLE_S)
+
     async def _sleep(self) -> None:
         async with self._database.read() as tx:
-            due = await tx.instances.next_due(self._clock())
-        seconds = IDLE_S if due is None else min(IDLE_S, max(0.01, (due - self._clock()).total_seconds()))
+            now = await tx.now(self._clock())
+            due = await tx.instances.next_due(now)
+        seconds = IDLE_S if due is None else min(IDLE_S, max(0.01, (due - now).total_seconds()))
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -70,12 +84,13 @@ class Reconciler:
             return
 
     async def _start_due(self) -> None:
-        now = self._clock()
         async with self._database.read() as tx:
+            now = await tx.now(self._clock())
             due = await tx.instances.next_due(now)
         if due is None or due > now:
             return
         async with self._database.write() as tx:
+            now = await tx.now(self._clock())
             claims = await tx.instances.claim_due(self._owner, now, LEASE, BATCH)
             await tx.commit()
         for claim in claims:
@@ -94,11 +109,12 @@ class Reconciler:
         if step.after != claim.instance:
             await self._record(claim, step.after)
         attempts = claim.attempts + 1 if step.failed else 0
-        due_at = None if step.again_in is None else self._clock() + timedelta(seconds=step.again_in)
         async with self._database.write() as tx:
             current = await tx.instances.desired(claim.instance.id)
+            now = await tx.now(self._clock())
+            due_at = None if step.again_in is None else now + timedelta(seconds=step.again_in)
             # A wish that came while we worked is due at once.
-            due_at = due_at if current is claim.instance.desired else self._clock()
+            due_at = due_at if current is claim.instance.desired else now
             await tx.instances.release(claim.instance.id, self._owner, due_at=due_at, attempts=attempts)
             await tx.commit()
 
@@ -128,7 +144,10 @@ class Reconciler:
         """One step, with its failures: what can pass is tried again, what cannot ends provisioning."""
         instance = claim.instance
         try:
-            return await self._advance(claim)
+            async with asyncio.timeout(STEP_S):
+                return await self._advance(claim)
+        except TimeoutError:
+            return self._retry(claim, f"no answer within {STEP_S:.0f} s")
         except RuntimeFailed as error:
             if instance.phase is Phase.PROVISIONING:
                 return self._failed(instance, str(error))
