@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +56,7 @@ from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
-from server.workers.announce import announce_changes
+from server.workers.announce import announce_changes, hear_others, report_proxies
 from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
 from server.workers.orphans import OrphanSweeper
@@ -99,7 +99,7 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     await _migrate(settings.store_url, limits)
     async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
-            await tx.instances.wake_all(utc_now())
+            await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
             await tx.commit()
         yield database
 
@@ -140,14 +140,7 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
         app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers))
         await app.propagation.start()
         await app.server.start()
-        work = (
-            app.reconciler.run(),
-            keep_house(database, utc_now),
-            announce_changes(app.propagation),
-            notice_changes(app.settling),
-            app.orphans.run(),
-        )
-        jobs = [asyncio.create_task(one) for one in work]
+        jobs = [asyncio.create_task(one) for one in _work(app)]
         await set_serving(app.health)
         for switch in settings.switches():
             log.warning("development_switch_is_on", switch=switch)
@@ -156,6 +149,20 @@ async def running(settings: ServerSettings, runtime: Runtime) -> AsyncIterator[A
             yield app
         finally:
             await _stop(app, jobs, runtime)
+
+
+def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+    """What goes on for as long as the server runs."""
+    work = [
+        app.reconciler.run(),
+        app.orphans.run(),
+        keep_house(app.database, utc_now),
+        announce_changes(app.propagation),
+        notice_changes(app.settling),
+    ]
+    if app.propagation.peers is not None:
+        work += [hear_others(app.database, app.propagation), report_proxies(app.propagation.peers)]
+    return work
 
 
 def _build(settings: ServerSettings, plans: Plans, runtime: Runtime, database: Database, outside: "Outside") -> App:

@@ -16,7 +16,5 @@ def _end_of_postgres() -> Iterator[None]:
 @pytest.fixture(scope="module", params=KINDS)
 def database_kind(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs what uses it once on each kind of database, with databases of its own."""
-    databases.kind = request.param
-    yield request.param
-    databases.forget()
-    databases.kind = KINDS[0]
+    with databases.of(request.param) as kind:
+        yield kind

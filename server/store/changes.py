@@ -7,7 +7,7 @@ from sqlalchemy import delete, func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from server.store.dialects import Turn, take_turn
+from server.store.dialects import Signal, Turn, signal, take_turn
 from server.store.tables import ChangeRow
 
 
@@ -37,6 +37,7 @@ class Changes:
         row = ChangeRow(instance_id=instance_id, key_sha256=key_sha256, created_at=now)
         self._session.add(row)
         await self._session.flush()
+        await signal(self._session, Signal.CHANGES)
         return _change(row)
 
     async def latest(self) -> int:

@@ -1,7 +1,8 @@
 """The database and its unit of work: whoever wants rows opens one, and only what it commits stays."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +15,7 @@ from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import Turn, is_shared, reader, take_turn, writers_turn
+from server.store.dialects import Signal, Turn, is_shared, now, reader, signals, take_turn, try_turn, writers_turn
 from server.store.events import Events
 from server.store.idempotency import IdempotencyKeys
 from server.store.instances import Instances
@@ -40,6 +41,14 @@ class UnitOfWork:
         self.traffic = Traffic(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
+
+    async def now(self, here: datetime) -> datetime:
+        """The moment by the clock that all servers share: where this one is alone its own, `here`."""
+        return await now(self._session, here)
+
+    async def try_turn(self, turn: Turn) -> bool:
+        """Whether no other transaction is at this. If so, none is until this one ends."""
+        return await try_turn(self._session, turn)
 
     async def commit(self) -> None:
         """Makes what was done lasting."""
@@ -85,6 +94,10 @@ class Database:
                 yield session
         except PoolExhausted as error:
             raise DatabaseUnavailable from error
+
+    def signals(self) -> AbstractAsyncContextManager[AsyncIterator[set[Signal]]]:
+        """Listens to what the servers tell each other. Raises DatabaseUnavailable."""
+        return signals(self.engine)
 
     async def ping(self) -> None:
         """Raises DatabaseUnavailable if the database does not answer."""

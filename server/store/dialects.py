@@ -2,10 +2,11 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
-from enum import IntEnum
+from datetime import datetime
+from enum import IntEnum, StrEnum
 from typing import Any
 
 import asyncpg
@@ -19,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.configuration import StartFailed
 from server.errors import DatabaseUnavailable, FieldViolation, InvalidArgument
+from server.store.types import UtcDateTime
 
 READ_ONLY = "orch8_read_only"
 # FULL: in WAL mode, NORMAL may lose the last commits with the power, and a revocation that has answered must stand.
@@ -29,6 +31,9 @@ POSTGRES = ("postgresql://", "postgres://")
 PASSING = ("08", "53", "57", "40P01", "55P03", "25P03", "25006")
 NO_SUCH_CHARACTER = "22021"
 SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN")
+CHANNEL = "orch8"
+# A connection on which nothing was heard for this long is asked whether it is alive.
+PROBE_S = 5.0
 # A server that is halted does not keep its own time-outs; ours come a little later.
 GRACE_S = 2.0
 
@@ -61,6 +66,14 @@ class Turn(IntEnum):
     CHANGES = 2
     HOUSEKEEPING = 3
     NAMED = 4
+    SERVER = 5
+
+
+class Signal(StrEnum):
+    """What servers tell each other, over Postgres, of a transaction that is committed."""
+
+    CHANGES = "changes"
+    PROXIES = "proxies"
 
 
 def create_engine(url: str, limits: Limits | None = None) -> AsyncEngine:
@@ -116,6 +129,69 @@ async def try_turn(session: AsyncSession, turn: Turn) -> bool:
     if not _on_postgres(session):
         return True
     return bool((await session.exec(select(func.pg_try_advisory_xact_lock(int(turn), func.hashtext(""))))).one())
+
+
+async def now(session: AsyncSession, here: datetime) -> datetime:
+    """The moment by the one clock that all servers share: Postgres's own, or that of the one server (`here`)."""
+    if not _on_postgres(session):
+        return here
+    return (await session.exec(select(func.clock_timestamp(type_=UtcDateTime)))).one()
+
+
+async def signal(session: AsyncSession, what: Signal) -> None:
+    """Tells every server once this transaction is committed. Nobody needs telling on SQLite."""
+    if _on_postgres(session):
+        await session.exec(select(func.pg_notify(CHANNEL, what.value)))
+
+
+@asynccontextmanager
+async def signals(engine: AsyncEngine) -> AsyncIterator[AsyncIterator[set[Signal]]]:
+    """Listens to what servers tell each other, this one included; never heard on SQLite. Raises DatabaseUnavailable.
+
+    What was told before, or while nobody listened, is lost. Signals that come together are heard once.
+    """
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        heard = _Heard(driver)
+        try:
+            await driver.add_listener(CHANNEL, heard.hear)
+            yield heard.signals()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailable from error
+        finally:
+            # It must not go back to the pool with a listener on it.
+            await connection.invalidate()
+
+
+class _Heard:
+    """What one connection has heard and nobody has taken yet."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._signals: set[Signal] = set()
+        self._news = asyncio.Event()
+        driver.add_termination_listener(lambda _: self._news.set())
+
+    def hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+        # A newer server may say what this one does not know.
+        if payload in set(Signal):
+            self._signals.add(Signal(payload))
+            self._news.set()
+
+    async def signals(self) -> AsyncIterator[set[Signal]]:
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._driver.execute("SELECT 1", timeout=PROBE_S)
+                continue
+            if self._driver.is_closed():
+                raise DatabaseUnavailable
+            self._news.clear()
+            found, self._signals = self._signals, set()
+            yield found
 
 
 def _on_postgres(session: AsyncSession) -> bool:

@@ -149,6 +149,11 @@ class Instances:
         await self._session.flush()
         return [Claim(instance=_instance(row), attempts=row.attempts, deadline_at=row.deadline_at) for row in rows]
 
+    async def revision(self, instance_id: str) -> int:
+        """The revision of an instance that exists, deleted ones too, and no other until this transaction ends."""
+        query = select(InstanceRow.revision).where(col(InstanceRow.id) == instance_id).with_for_update()
+        return (await self._session.exec(query)).one()
+
     async def next_due(self, now: datetime) -> datetime | None:
         """When the next instance is due that nobody is at."""
         found = await self._session.exec(select(func.min(InstanceRow.due_at)).where(_free(now)))
@@ -203,12 +208,12 @@ class Instances:
             .values(deadline_at=deadline_at)
         )
 
-    async def wake_all(self, now: datetime) -> None:
-        """Takes back all leases and makes every instance due: what a lone server does at its start."""
-        kept = col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED))
-        # Its engines ended with the server before it: that was not their fault.
-        fresh = {"due_at": now, "lease_owner": None, "lease_until": None, "restarts": 0, "restart_at": None}
-        await self._session.exec(update(InstanceRow).where(kept).values(**fresh))
+    async def wake_all(self, now: datetime, *, alone: bool) -> None:
+        """Makes every instance due, at a server's start. A lone one takes back all leases, too: nobody has them."""
+        query = update(InstanceRow).where(col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED)))
+        # Its engines may have ended with the server before it: that was not their fault.
+        query = query.values(restarts=0, restart_at=None) if alone else query.where(_free(now))
+        await self._session.exec(query.values(due_at=now, lease_owner=None, lease_until=None))
 
 
 def _live() -> ColumnElement[bool]:

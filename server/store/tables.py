@@ -216,4 +216,17 @@ class ProxyRow(Table, table=True):
 
     id: str = Field(primary_key=True)
     stale_limit_ms: int
-    seen_at: datetime = Field(sa_type=UtcDateTime)
+    # The server that it watches, or watched last, and the name of the stream: a new one with every hello.
+    server_id: str
+    session: str
+    acked_version: int = Field(sa_type=BigInteger)
+    connected: bool
+
+
+class ServerRow(Table, table=True):
+    """A server of several. Its beat grows for as long as it works."""
+
+    __tablename__ = "servers"
+
+    id: str = Field(primary_key=True)
+    beat: int = Field(sa_type=BigInteger)

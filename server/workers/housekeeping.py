@@ -1,4 +1,4 @@
-"""Throws away what nobody needs any more."""
+"""Throws away what nobody needs any more. Of several servers one does it at a time; the others leave it to that one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,6 +12,7 @@ from server.errors import DatabaseUnavailable
 from server.services import decisions, idempotency
 from server.services.identifiers import Clock
 from server.store.database import Database, UnitOfWork
+from server.store.dialects import Turn
 
 # A proxy that was away longer than this forgets everything when it returns, whatever the log still has.
 KEEP_CHANGES = timedelta(hours=1)
@@ -52,6 +53,8 @@ async def sweep(
     """One round: drops old changes, counts and answers, and records and events that are old or too many."""
     now = clock()
     async with database.write() as tx:
+        if not await tx.try_turn(Turn.HOUSEKEEPING):
+            return
         await tx.changes.forget(now - KEEP_CHANGES)
         await tx.commit()
     await _drop(database, rows, lambda tx: tx.decisions.forget(now - decisions.KEEP, rows))
@@ -80,6 +83,8 @@ async def _drop(database: Database, rows: int, drop: Drop) -> None:
     """Drops rows in small transactions until there are no more of them."""
     for _ in range(TIMES):
         async with database.write() as tx:
+            if not await tx.try_turn(Turn.HOUSEKEEPING):
+                return
             done = await drop(tx)
             await tx.commit()
         if done < rows:

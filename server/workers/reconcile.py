@@ -11,6 +11,7 @@ import structlog
 from server.domain.events import happened
 from server.domain.instances import Deadlines, Desired, Instance, Phase
 from server.domain.restarts import RestartPolicy
+from server.errors import DatabaseUnavailable
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
 from server.services.identifiers import Clock
 from server.services.propagation import Propagation
@@ -18,7 +19,7 @@ from server.store.database import Database
 from server.store.instances import Claim
 
 LEASE = timedelta(seconds=30)
-# A step that takes longer is given up: its lease must not end while it still works.
+# A step ends before its lease does: else two servers could be at one instance.
 STEP_S = 25.0
 BATCH = 32
 IDLE_S = 1.0
@@ -52,7 +53,10 @@ class Step:
 
 
 class Reconciler:
-    """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance."""
+    """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance.
+
+    Leases and what is due go by the clock that all replicas share.
+    """
 
     def __init__(
         self,
@@ -86,16 +90,24 @@ class Reconciler:
         """Works until it is cancelled; steps that have begun are finished."""
         try:
             while True:
-                self._woken.clear()
-                await self._start_due()
-                await self._sleep()
+                await self._round()
         finally:
             await asyncio.gather(*self._running, return_exceptions=True)
 
+    async def _round(self) -> None:
+        self._woken.clear()
+        try:
+            await self._start_due()
+            await self._sleep()
+        except DatabaseUnavailable as error:
+            log.warning("reconcile.delayed", error=repr(error.__cause__))
+            await asyncio.sleep(IDLE_S)
+
     async def _sleep(self) -> None:
         async with self._database.read() as tx:
-            due = await tx.instances.next_due(self._clock())
-        seconds = IDLE_S if due is None else min(IDLE_S, max(0.01, (due - self._clock()).total_seconds()))
+            now = await tx.now(self._clock())
+            due = await tx.instances.next_due(now)
+        seconds = IDLE_S if due is None else min(IDLE_S, max(0.01, (due - now).total_seconds()))
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
@@ -103,12 +115,13 @@ class Reconciler:
             return
 
     async def _start_due(self) -> None:
-        now = self._clock()
         async with self._database.read() as tx:
+            now = await tx.now(self._clock())
             due = await tx.instances.next_due(now)
         if due is None or due > now:
             return
         async with self._database.write() as tx:
+            now = await tx.now(self._clock())
             claims = await tx.instances.claim_due(self._owner, now, LEASE, BATCH)
             await tx.commit()
         for claim in claims:
@@ -128,14 +141,15 @@ class Reconciler:
         if step.after != claim.instance:
             written = await self._record(claim, step.after)
         attempts = claim.attempts + 1 if step.failed else 0
-        due_at = None if step.again_in is None else self._clock() + timedelta(seconds=step.again_in)
         async with self._database.write() as tx:
-            revision, _ = (await tx.instances.revisions([claim.instance.id]))[claim.instance.id]
+            revision = await tx.instances.revision(claim.instance.id)
+            now = await tx.now(self._clock())
+            due_at = None if step.again_in is None else now + timedelta(seconds=step.again_in)
             # A wish that came while we worked is due at once.
-            due_at = due_at if written is not None and revision == written.revision else self._clock()
+            due_at = due_at if written is not None and revision == written.revision else now
             await tx.instances.release(claim.instance.id, self._owner, due_at=due_at, attempts=attempts)
             if step.deadline_in is not None:
-                await tx.instances.extend(claim.instance.id, self._clock() + step.deadline_in)
+                await tx.instances.extend(claim.instance.id, now + step.deadline_in)
             await tx.commit()
 
     async def _record(self, claim: Claim, after: Instance) -> Instance | None:
@@ -174,12 +188,12 @@ class Reconciler:
         try:
             async with asyncio.timeout(STEP_S):
                 return await self._advance(claim)
+        except TimeoutError:
+            return self._retry(claim, f"no answer within {STEP_S:.0f} s")
         except RuntimeFailed as error:
             if instance.phase is Phase.PROVISIONING:
                 return self._failed(instance, str(error))
             return self._troubled(claim, str(error))
-        except TimeoutError:
-            return self._retry(claim, "the runtime does not answer")
         except RuntimeUnavailable as error:
             step = self._retry(claim, str(error), expires=not error.unreachable)
             # Whoever suspends or deletes shall hear of it; only a new instance must not fail for it.

@@ -40,10 +40,14 @@ async def test_a_lone_server_forgives_restarts_when_it_starts(database: Database
         (claim,) = await tx.instances.claim_due("a", NOW, LEASE, 10)
         failing = replace(claim.instance, restarts=Restarts(count=9, since=NOW, next_at=NOW + timedelta(hours=1)))
         await tx.instances.record(claim, "a", failing)
-        await tx.instances.wake_all(NOW)
+        await tx.instances.wake_all(NOW, alone=False)
+        kept = await tx.instances.find("inst_1")
+        await tx.instances.wake_all(NOW, alone=True)
         found = await tx.instances.find("inst_1")
     assert found is not None
     assert (found.restarts.count, found.restarts.next_at) == (0, None)
+    assert kept is not None
+    assert kept.restarts == failing.restarts, "engines do not end with one of several servers"
 
 
 def event(number: int, org_id: str = "org_one") -> Event:
