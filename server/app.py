@@ -83,11 +83,40 @@ class App:
     database: Database
 
 
-def local_runtime(settings: ServerSettings) -> Runtime:
-    """Engines as processes of this machine."""
+def chosen_runtime(settings: ServerSettings) -> Runtime:
+    """Where engines run, as the settings say."""
+    return _fly_runtime(settings) if settings.runtime == "fly" else _local_runtime(settings)
+
+
+def _local_runtime(settings: ServerSettings) -> Runtime:
     from server.providers.runtime.local import LocalRuntime
 
     return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin)
+
+
+def _fly_runtime(settings: ServerSettings) -> Runtime:
+    from server.providers.runtime.fly import FlyRuntime
+    from server.providers.runtime.fly_config import FlyConfig, Routing
+
+    return FlyRuntime(
+        FlyConfig(
+            api_url=settings.fly_api_url,
+            token=settings.fly_api_token.get_secret_value(),
+            app=settings.fly_app,
+            installation=settings.installation,
+            image=settings.fly_image,
+            routing=Routing(settings.fly_routing),
+            public_url=settings.fly_public_url,
+            cpu_kind=settings.fly_cpu_kind,
+            cpus=settings.fly_cpus,
+            memory_mb=settings.fly_memory_mb,
+            volume_gb=settings.fly_volume_gb,
+            engine_port=settings.fly_engine_port,
+            engine_env=settings.fly_engine_env,
+            suspend=settings.fly_suspend,
+            requests_per_second=settings.fly_rate,
+        )
+    )
 
 
 @asynccontextmanager
@@ -293,6 +322,6 @@ async def run_server(settings: ServerSettings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with running(settings, local_runtime(settings)):
+    async with running(settings, chosen_runtime(settings)):
         await stop.wait()
     return 0

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import re
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,9 @@ from server.domain.instances import Deadlines
 from server.domain.plans import Plans, PlansInvalid
 
 DATABASE_URL = re.compile(r"(sqlite:///.+|postgres(ql)?://\S+)?")
+_ORIGIN = r"^https?://[^/?#\s]+$"
+# docs, suspend and resume.
+SUSPENDABLE_MB = 2048
 
 
 def _secret_key(value: SecretStr) -> SecretStr:
@@ -42,7 +46,55 @@ def read_plans(path: Path | None) -> Plans:
         raise SettingsError(f"ORCH8_PLANS_FILE {source}: {error}") from error
 
 
-class ServerSettings(SharedSettings):
+class FlySettings(SharedSettings):
+    """Where engines run, and how they are laid out if that is Fly."""
+
+    runtime: Literal["local", "fly"] = Field("local", description="Where engines run: `local` (this machine) or `fly`.")
+    fly_api_token: SecretStr = Field(
+        SecretStr(""), description="Token for Fly's Machines API, of the app alone at best."
+    )
+    fly_api_url: str = Field(
+        "https://api.machines.dev",
+        pattern=_ORIGIN,
+        description="Fly's Machines API; inside Fly http://_api.internal:4280.",
+    )
+    fly_app: str = Field("", pattern=r"^([a-z0-9-]{1,62})?$", description="The Fly app in which all engines run.")
+    fly_routing: Literal["pinned", "private"] = Field(
+        "pinned", description="How engines are reached: `pinned` (through Fly's proxy) or `private` (its network)."
+    )
+    fly_public_url: str = Field(
+        "", pattern=rf"({_ORIGIN})|^$", description="The app's address at Fly's proxy, for pinned routing."
+    )
+    fly_image: str = Field("", description="The engine's image, such as ghcr.io/orch8-io/engine:0.7.1.")
+    fly_cpu_kind: Literal["shared", "performance"] = Field("shared", description="Kind of a machine's processors.")
+    fly_cpus: int = Field(1, ge=1, le=16, description="Processors of a machine.")
+    fly_memory_mb: int = Field(512, ge=256, le=131072, description="Memory of a machine, in MB.")
+    fly_volume_gb: int = Field(1, ge=1, le=500, description="Size of a new engine's volume, in GB.")
+    fly_engine_port: int = Field(8080, ge=1, le=65535, description="Where the engine listens in its machine.")
+    fly_engine_env: dict[str, str] = Field({}, description="Further environment of the engines, as a JSON object.")
+    fly_suspend: bool = Field(
+        False, description="Whether a suspended instance keeps its memory too (2048 MB at most), to resume faster."
+    )
+    fly_rate: float = Field(
+        1, gt=0, le=1000, description="Calls a second that Fly allows for each action on each machine."
+    )
+
+    @model_validator(mode="after")
+    def _fly(self) -> Self:
+        if self.runtime != "fly":
+            return self
+        needed = {"API_TOKEN": self.fly_api_token.get_secret_value(), "APP": self.fly_app, "IMAGE": self.fly_image}
+        if self.fly_routing == "pinned":
+            needed["PUBLIC_URL"] = self.fly_public_url
+        for name, value in needed.items():
+            if not value:
+                raise ValueError(f"ORCH8_FLY_{name}: is required where ORCH8_RUNTIME is fly")
+        if self.fly_suspend and self.fly_memory_mb > SUSPENDABLE_MB:
+            raise ValueError(f"ORCH8_FLY_SUSPEND: Fly suspends machines of at most {SUSPENDABLE_MB} MB")
+        return self
+
+
+class ServerSettings(FlySettings):
     """What the control plane needs."""
 
     server_listen: AddressSetting = Field(
@@ -128,6 +180,11 @@ class ServerSettings(SharedSettings):
         if self.default_plan not in plans:
             raise SettingsError(f"ORCH8_DEFAULT_PLAN: there is no plan named {self.default_plan!r}")
         return plans
+
+    @property
+    def installation(self) -> str:
+        """Which installation this is, to those that share a place with it. All servers of one have the same key."""
+        return hashlib.sha256(b"orch8-cloud installation " + self.key_bytes).hexdigest()[:16]
 
     @property
     def key_bytes(self) -> bytes:

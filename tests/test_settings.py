@@ -36,6 +36,14 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         (ServerSettings, "ORCH8_ORG_CLAIM", ""),
         (ServerSettings, "ORCH8_CONFIRM_TIMEOUT", "soon"),
         (ServerSettings, "ORCH8_ALLOWED_ORIGINS", "https://not.json"),
+        (ServerSettings, "ORCH8_RUNTIME", "cloud"),
+        (ServerSettings, "ORCH8_FLY_APP", "Not An App"),
+        (ServerSettings, "ORCH8_FLY_PUBLIC_URL", "engines.example.com"),
+        (ServerSettings, "ORCH8_FLY_API_URL", "https://api.example.com/v1"),
+        (ServerSettings, "ORCH8_FLY_ENGINE_ENV", "A=secret"),
+        (ServerSettings, "ORCH8_FLY_ENGINE_ENV", '["secret"]'),
+        (ServerSettings, "ORCH8_FLY_MEMORY_MB", "1"),
+        (ServerSettings, "ORCH8_FLY_RATE", "-1"),
         (EdgeSettings, "ORCH8_ALLOWED_ORIGINS", "[broken"),
         (EdgeSettings, "ORCH8_ENVOY_BIN", "/nowhere/envoy"),
         (EdgeSettings, "ORCH8_ENVOY_CONCURRENCY", "0"),
@@ -55,6 +63,40 @@ def test_wrong_value_names_the_variable(
 def test_nobody_can_sign_in_without_supabase(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ORCH8_SUPABASE_JWT_SECRET")
     with pytest.raises(SettingsError, match="ORCH8_SUPABASE_URL or ORCH8_SUPABASE_JWT_SECRET"):
+        ServerSettings.read()
+
+
+FLY = {
+    "ORCH8_RUNTIME": "fly",
+    "ORCH8_FLY_API_TOKEN": "fm2_a-token",
+    "ORCH8_FLY_APP": "engines",
+    "ORCH8_FLY_IMAGE": "ghcr.io/orch8-io/engine:0.7.1",
+    "ORCH8_FLY_PUBLIC_URL": "https://engines.example.com",
+}
+
+
+@pytest.mark.parametrize("missing", [name for name in FLY if name != "ORCH8_RUNTIME"])
+def test_fly_needs_its_settings(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    for name, value in FLY.items():
+        monkeypatch.setenv(name, value)
+    assert ServerSettings.read().runtime == "fly"
+    monkeypatch.delenv(missing)
+    with pytest.raises(SettingsError, match=f"^{missing}: is required where ORCH8_RUNTIME is fly$"):
+        ServerSettings.read()
+    monkeypatch.setenv("ORCH8_RUNTIME", "local")
+    assert ServerSettings.read().runtime == "local"
+
+
+def test_private_routing_needs_no_public_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (FLY | {"ORCH8_FLY_ROUTING": "private", "ORCH8_FLY_PUBLIC_URL": ""}).items():
+        monkeypatch.setenv(name, value)
+    assert ServerSettings.read().fly_routing == "private"
+
+
+def test_large_machines_cannot_be_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (FLY | {"ORCH8_FLY_SUSPEND": "true", "ORCH8_FLY_MEMORY_MB": "4096"}).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"^ORCH8_FLY_SUSPEND: "):
         ServerSettings.read()
 
 

@@ -13,7 +13,7 @@ import httpx
 
 from server.configuration import StartFailed
 from server.providers.runtime.base import RuntimeFailed
-from server.providers.runtime.local_program import EngineProgram, choose
+from server.providers.runtime.local_program import choose
 from server.settings import ServerSettings
 from server.up.account import PATIENCE_S, Account, UpFailed
 from server.up.checks import prepared
@@ -43,12 +43,19 @@ async def up(*, port: int = 8080, data_dir: Path = Path(".orch8"), ready_file: P
     with prepared(options), _run_folder() as run_dir:
         keyring = Keyring.open(options.keyring)
         settings = check_settings(variables(options, keyring, run_dir))
-        try:
-            program = choose(settings.engine_bin)
-        except RuntimeFailed as error:
-            raise StartFailed(str(error)) from error
-        start = Start(options=options, keyring=keyring, settings=settings, program=program, report=report)
+        engine = _engine_name(settings)
+        start = Start(options=options, keyring=keyring, settings=settings, engine=engine, report=report)
         return await _supervise(start, run_dir, stop)
+
+
+def _engine_name(settings: ServerSettings) -> str:
+    """What people call the engine that will run. Raises StartFailed where the one that is named cannot."""
+    if settings.runtime == "fly":
+        return f"{settings.fly_image} on Fly, version"
+    try:
+        return choose(settings.engine_bin).name
+    except RuntimeFailed as error:
+        raise StartFailed(str(error)) from error
 
 
 def _options(port: int, data_dir: Path, ready_file: Path | None, plan: str | None) -> Options:
@@ -100,7 +107,7 @@ class Start:
     options: Options
     keyring: Keyring
     settings: ServerSettings
-    program: EngineProgram
+    engine: str
     report: Report
 
     async def bring_up(self, children: list[Child]) -> None:
@@ -155,5 +162,5 @@ class Start:
             session_cookie=session.cookie,
             supabase_jwt_secret=keyring.supabase_jwt_secret,
             instance_id=instance.id,
-            engine=f"{self.program.name} {version}",
+            engine=f"{self.engine} {version}",
         )

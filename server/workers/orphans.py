@@ -1,8 +1,7 @@
 """Compares the engines that exist with the instances that should have one, both ways.
 
-Only an engine that carries the mark of this installation can be removed: the runtime gives it an instance id, and none
-to those of others. A database that was restored from a backup has forgotten its newest instances, so removing has to be
-chosen, and is done to a few at a time.
+Only an engine that carries the mark of this installation can be removed; the runtime tells which do. A database that
+was restored from a backup has forgotten its newest instances: so removing is chosen, and done to a few at a time.
 """
 
 import asyncio
@@ -84,7 +83,7 @@ class OrphanSweeper:
     async def _removed(self, orphans: Sequence[FoundEngine]) -> list[str]:
         """Those of which nothing is left now; the others are on their way, and looked at again in the next round."""
         removed = []
-        ours = [one.instance_id for one in orphans if one.instance_id is not None]
+        ours = [one.instance_id for one in orphans if one.instance_id is not None and one.is_marked]
         for instance_id in ours[:MOST_REMOVED] if self._remove else ():
             log.warning("orphans.removing", instance_id=instance_id)
             if (await self._runtime.destroy(instance_id)).state is EngineState.ABSENT:

@@ -71,6 +71,17 @@ async def test_engines_of_others_are_never_touched(life: World) -> None:
     assert (found.orphans, found.removed) == ((), ())
 
 
+async def test_what_does_not_say_itself_whose_it_is_is_reported_and_stays(life: World) -> None:
+    assert isinstance(life.runtime, AgedRuntime)
+    old = life.clock() - GRACE
+    volume = FoundEngine(
+        instance_id="inst_gone", name="vol_1", state=EngineState.STOPPED, created_at=old, is_marked=False
+    )
+    life.runtime.extra = (volume,)
+    found = await sweeper(life).sweep()
+    assert (found.orphans, found.removed) == ((volume,), ())
+
+
 async def test_engines_of_instances_are_not_orphans_until_the_delete_is_done(life: World) -> None:
     instance_id = await life.create()
     await life.until(instance_id, lambda found: found.phase is Phase.RUNNING)

@@ -1,10 +1,14 @@
 """What every runtime can do. The reconciler calls these until the engine is as the database says it should be."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
+
+# Ids become names of folders, machines and volumes: nothing else may ever be started or removed.
+INSTANCE_ID = re.compile(r"inst_[a-z0-9]{1,25}", re.ASCII)
 
 
 class EngineState(StrEnum):
@@ -66,13 +70,15 @@ class Observation:
 class FoundEngine:
     """An engine, or what is left of one, as a sweep for orphans finds it. `name` is what the runtime calls it.
 
-    Without `instance_id` it is not one of ours. `created_at` may be later than the truth, never earlier.
+    Without `instance_id` it is not one of this installation. `is_marked`: it says so itself, and not only its name. Two
+    may share a place, so nothing else may be removed. `created_at` may be later than the truth, never earlier.
     """
 
     instance_id: str | None
     name: str
     state: EngineState
     created_at: datetime | None
+    is_marked: bool = True
 
 
 class Runtime(Protocol):

@@ -1,12 +1,12 @@
 """Engines as processes of this machine, for development and for a service on a single host."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import httpx
 
 from server.providers.runtime.base import (
+    INSTANCE_ID,
     EngineSpec,
     EngineState,
     FoundEngine,
@@ -22,8 +22,6 @@ from server.providers.runtime.local_program import EngineProgram, choose, descri
 ENGINES = "engines"
 CLOSE_KILL_AFTER_S = 5.0
 CLOSE_WITHIN_S = 7.5
-# Ids become folder names: nothing else may ever be started in, or removed from, the data folder.
-INSTANCE_ID = re.compile(r"inst_[a-z0-9]+", re.ASCII)
 
 
 class LocalRuntime:

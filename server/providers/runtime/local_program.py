@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.providers.runtime.base import EngineSpec, RuntimeFailed
-from server.providers.runtime.environment import inherited_environment
+from server.providers.runtime.environment import engine_environment, inherited_environment
 
 REAL = "orch8-server"
 DEVELOPMENT = "development engine"
@@ -76,16 +76,6 @@ async def _version(program: EngineProgram) -> str | None:
 
 def environment(spec: EngineSpec, folder: Path, port: int) -> dict[str, str]:
     """All that an engine is told. Its secrets are here and never among the arguments, which every user can see."""
-    return inherited_environment() | {
-        "ORCH8_API_KEY": spec.engine_key,
-        "ORCH8_ENCRYPTION_KEY": spec.encryption_key,
-        "ORCH8_HTTP_ADDR": f"127.0.0.1:{port}",
-        # Nobody calls it, but two engines cannot share the default port.
-        "ORCH8_GRPC_ADDR": "127.0.0.1:0",
-        "ORCH8_STORAGE_BACKEND": "sqlite",
-        "ORCH8_DATABASE_URL": f"sqlite://{folder / DATABASE}",
-        # Tenants inside an instance are its organization's own (architecture, decision 8).
-        "ORCH8_REQUIRE_TENANT_HEADER": "false",
-        "ORCH8_ALLOW_NO_TENANT_ISOLATION": "1",
-        "ORCH8_LOG_JSON": "true",
-    }
+    # Nobody calls gRPC, but two engines cannot share its default port.
+    told = engine_environment(spec, http=f"127.0.0.1:{port}", grpc="127.0.0.1:0", database=str(folder / DATABASE))
+    return inherited_environment() | told
