@@ -253,13 +253,14 @@ class Reconciler:
 
     async def _towards_running(self, claim: Claim) -> Step:
         instance = claim.instance
-        found = await self._runtime.observe(instance.id)
+        if instance.phase is Phase.RUNNING:
+            found = await self._runtime.observe(instance.id)
+            if found.state in (EngineState.STOPPED, EngineState.ABSENT):
+                return await self._restart(instance)
+        else:
+            found = await self._runtime.run(await self._spec(instance))
         if found.state is EngineState.STOPPING:  # what was wanted before is finished first
             return self._wait(claim, "the engine has not stopped yet")
-        if found.state in (EngineState.STOPPED, EngineState.ABSENT) and instance.phase is Phase.RUNNING:
-            return await self._restart(instance)
-        if found.state is not EngineState.RUNNING:
-            found = await self._runtime.run(await self._spec(instance))
         if found.state is not EngineState.RUNNING or found.upstream is None:
             return self._wait(claim, "the engine is not ready")
         upstream = found.upstream

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,20 @@ class Caller:
     """A member of an organization, with a key for the tunnel."""
 
     def __init__(self, http: httpx.AsyncClient, parts: Parts) -> None:
-        self.http, self.parts, self.key = http, parts, {}  # type: ignore[var-annotated]
+        self.http, self.parts = http, parts
+        self.key: dict[str, str] = {}
 
-    async def sign_in(self) -> None:
-        async def ready() -> bool:
+    async def ready(self) -> None:
+        async def check() -> bool:
             try:
                 return (await self.http.get(f"{self.parts.url}/readyz")).is_success
             except httpx.TransportError:
                 return False
 
-        await eventually(ready, START_S)
+        await eventually(check, START_S)
+
+    async def sign_in(self) -> None:
+        await self.ready()
         made = await self.http.post(
             f"{self.parts.url}/api/api-keys", json={"name": "k", "environment": "live"}, headers=MEMBER
         )
@@ -149,6 +154,35 @@ async def test_instance_lives_and_dies_at_fly(fly: Fly, routing: str) -> None:
             await me.delete(one)
         check_error(await me.tunnel("GET", instance_id, "/sequences"), 404, "NOT_FOUND")
         await eventually(lambda: nothing_left(fly), START_S)
+
+
+async def test_nothing_is_doubled_or_lost_while_answers_are_lost_and_the_server_is_killed(fly: Fly) -> None:
+    fly.runs_engines = False
+    fly.faults.drop(None, times=None, probability=0.3)
+    async with product(fly, "pinned") as parts, caller(parts) as me:
+        ids = []
+        for round_ in range(3):
+            ids += [await me.create(f"engine-{round_}-{number}") for number in range(3)]
+            await eventually(partial(calls_beyond, fly, len(fly.calls) + 5), START_S)
+            await parts.end("serve")
+            await parts.start("serve")
+            await me.ready()
+        for instance_id in ids:
+            await me.until(instance_id, "running")
+            answer = await me.tunnel("GET", instance_id, "/info")
+            assert fly.machines[answer.json()["machine"]].name == instance_id.replace("_", "-")
+        assert fly.audit() == Audit(
+            machines=tuple(sorted(instance_id.replace("_", "-") for instance_id in ids)), volumes=tuple(sorted(ids))
+        )
+        for instance_id in ids:
+            await me.delete(instance_id)
+        await parts.end("serve")
+        await parts.start("serve")
+        await eventually(lambda: nothing_left(fly), 100)
+
+
+async def calls_beyond(fly: Fly, number: int) -> bool:
+    return len(fly.calls) > number
 
 
 async def nothing_left(fly: Fly) -> bool:

@@ -46,8 +46,7 @@ class MemoryRuntime:
         if self.unavailable > 0:
             self.unavailable -= 1
             raise RuntimeUnavailable("not now", unreachable=self.unreachable)
-        assert self.states.get(spec.instance_id) is not EngineState.STOPPING, "what goes down must go down first"
-        if self.states.get(spec.instance_id) is not EngineState.STARTING:
+        if self.states.get(spec.instance_id, EngineState.ABSENT) in (EngineState.STOPPED, EngineState.ABSENT):
             self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
         return await self.observe(spec.instance_id)

@@ -95,6 +95,8 @@ class Runtime(Protocol):
     async def run(self, spec: EngineSpec) -> Observation:
         """Starts the engine if it does not run, with the data that it had before. RUNNING only when it is ready.
 
+        One that is on its way down is let go down first: STOPPING or STARTING until then.
+
         Raises RuntimeFailed or RuntimeUnavailable.
         """
         ...

@@ -7,6 +7,7 @@ leaves nothing behind that the next step does not find.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 
 import httpx
 
@@ -29,7 +30,7 @@ from server.providers.runtime.fly_config import (
     upstream,
     volume_request,
 )
-from server.providers.runtime.fly_errors import FlyFailed, FlyUnavailable
+from server.providers.runtime.fly_errors import FlyFailed, FlyGone, FlyUnavailable
 from server.providers.runtime.fly_shared import Shared
 
 # docs, machine states; all others are on their way up.
@@ -47,7 +48,7 @@ VOLUME_GONE = (
     "destroyed",
 )
 VOLUME_READY = "created"
-# Statuses of a volume that is still held, and of a lease or state that another has changed.
+# Statuses of a volume that is still held.
 BUSY = (409, 412)
 LEASE_S = 15
 WAIT_S = 2
@@ -66,8 +67,9 @@ class FlyRuntime:
         self.poll_interval = poll_interval
         self.watch_interval = watch_interval
         self._config = config
-        self._api = FlyApi(config)
-        self._http = httpx.AsyncClient(trust_env=False)
+        tls = httpx.create_ssl_context(trust_env=False)
+        self._api = FlyApi(config, tls)
+        self._http = httpx.AsyncClient(verify=tls, trust_env=False)
         self._machines = Shared(lambda: self._api.machines(summary=True))
         self._volumes = Shared(self._api.volumes)
         self._ids: dict[str, str] = {}
@@ -88,8 +90,7 @@ class FlyRuntime:
             if machine.state in DOWN:
                 async with self._leased(machine.id) as nonce:
                     await self._api.change("start", machine.id, nonce)
-                await self._api.wait(machine, STARTED, WAIT_S)
-                machine = await self._find(spec.instance_id)
+                machine = await self._started(machine)
             return await self._seen(spec.instance_id, machine)
 
     async def stop(self, instance_id: str) -> Observation:
@@ -103,7 +104,7 @@ class FlyRuntime:
             action, goal = ("suspend", "suspended") if self._config.suspend else ("stop", "stopped")
             async with self._leased(machine.id) as nonce:
                 await self._api.change(action, machine.id, nonce)
-            done = await self._api.wait(machine, goal, WAIT_S)
+            done = await self._reached(machine, goal)
             return Observation(state=EngineState.STOPPED if done else EngineState.STOPPING)
 
     async def destroy(self, instance_id: str) -> Observation:
@@ -173,8 +174,7 @@ class FlyRuntime:
                 raise
             return await self._namesake(spec.instance_id)
         self._ids[spec.instance_id] = machine.id
-        await self._api.wait(machine, STARTED, WAIT_S)
-        return await self._find(spec.instance_id)
+        return await self._started(machine)
 
     async def _namesake(self, instance_id: str) -> Machine:
         """The machine that has the name which we wanted to give. Raises RuntimeFailed where it is not ours."""
@@ -200,9 +200,20 @@ class FlyRuntime:
     async def _destroyed(self, machine: Machine) -> bool:
         """Destroys a machine, and says whether it is gone."""
         if machine.state != "destroying":
-            async with self._leased(machine.id) as nonce:
-                await self._api.destroy(machine.id, nonce)
-        return await self._api.wait(machine, "destroyed", WAIT_S)
+            # Without a lease: nothing comes after this that another could spoil, and a machine that is held is refused.
+            await self._api.destroy(machine.id)
+        return await self._reached(machine, "destroyed")
+
+    async def _started(self, machine: Machine) -> Machine:
+        """The machine after a short wait for its start."""
+        return replace(machine, state=STARTED) if await self._reached(machine, STARTED) else machine
+
+    async def _reached(self, machine: Machine, state: str) -> bool:
+        """Whether a state comes soon. This only saves time: what was asked for goes on, and the next look finds it."""
+        try:
+            return await self._api.wait(machine, state, WAIT_S)
+        except FlyUnavailable:
+            return False
 
     async def _volumes_of(self, instance_id: str) -> list[Volume]:
         """The instance's volumes, oldest first: that one has the data, should an unseen answer have led to two."""
@@ -213,13 +224,12 @@ class FlyRuntime:
         """Deletes a volume; False while Fly still holds it."""
         try:
             await self._api.delete_volume(volume.id)
+        except FlyGone:
+            return True
         except FlyUnavailable as error:
             if error.status not in BUSY:
                 raise
             return False
-        except FlyFailed as error:
-            if error.status != httpx.codes.NOT_FOUND:
-                raise
         return True
 
     async def _without_machine(self, instance_id: str) -> EngineState:

@@ -1,5 +1,8 @@
 """The Machines API, as far as engines need it: one method for each call, with its errors and rates."""
 
+import asyncio
+import secrets
+import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,13 +12,17 @@ import httpx
 import structlog
 
 from server.providers.runtime.fly_config import FlyConfig
-from server.providers.runtime.fly_errors import FlyFailed, FlyUnavailable, error_of, said_by
+from server.providers.runtime.fly_errors import FlyFailed, FlyGone, FlyUnavailable, error_of, said_by
 from server.providers.runtime.fly_rates import LOOK, Rates
 
 TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 NONCE = "fly-machine-lease-nonce"
 REQUEST_ID = "fly-request-id"
 HOLD_S = 1.0
+# fly-go: two more attempts.
+PAUSES_S = (0.1, 0.4)
+# It did not come in time, or has another version by now.
+UNAWAITED = (400, 408)
 CONNECTIONS = 200
 # fly-go: tokens of these kinds go by a scheme of their own.
 MACAROONS = ("fm1r_", "fm1a_", "fm2_")
@@ -82,9 +89,10 @@ class FlyApi:
     Nothing is tried again here: the caller looks first whether a call that was not answered has been done.
     """
 
-    def __init__(self, config: FlyConfig) -> None:
+    def __init__(self, config: FlyConfig, tls: ssl.SSLContext) -> None:
         self._app = config.app
         self._secrets = {config.token}
+        self._holder = f"orch8-cloud {secrets.token_hex(8)}"
         self._rates = Rates(config.requests_per_second)
         scheme = "FlyV1" if config.token.startswith(MACAROONS) else "Bearer"
         self._http = httpx.AsyncClient(
@@ -92,6 +100,7 @@ class FlyApi:
             headers={"authorization": f"{scheme} {config.token}"},
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=CONNECTIONS),
+            verify=tls,
             trust_env=False,
         )
 
@@ -105,24 +114,21 @@ class FlyApi:
         """One machine; None where Fly does not know it."""
         try:
             return _read(Machine, await self._call(LOOK, "GET", f"/machines/{machine_id}", machine_id))
-        except FlyFailed as error:
-            if error.status == httpx.codes.NOT_FOUND:
-                return None
-            raise
+        except FlyGone:
+            return None
 
     async def create_machine(self, body: Mapping[str, Any]) -> Machine:
         """Makes a machine, which starts by itself. An error with `name_taken`: there is one of this name."""
-        secrets = body["config"]["env"].values()
-        return _read(Machine, await self._call("create_machine", "POST", "/machines", json=body, secrets=secrets))
+        hidden = body["config"]["env"].values()
+        return _read(Machine, await self._call("create_machine", "POST", "/machines", json=body, hidden=hidden))
 
     async def change(self, action: str, machine_id: str, nonce: str) -> None:
         """Starts, stops or suspends a machine; this is accepted, and takes its time."""
         await self._call(action, "POST", f"/machines/{machine_id}/{action}", machine_id, nonce=nonce)
 
-    async def destroy(self, machine_id: str, nonce: str) -> None:
-        """Destroys a machine, whatever its state."""
-        path = f"/machines/{machine_id}"
-        await self._call("destroy", "DELETE", path, machine_id, nonce=nonce, params={"force": "true"})
+    async def destroy(self, machine_id: str) -> None:
+        """Destroys a machine, whatever its state. 409 while another holds its lease."""
+        await self._call("destroy", "DELETE", f"/machines/{machine_id}", machine_id, params={"force": "true"})
 
     async def wait(self, machine: Machine, state: str, seconds: int) -> bool:
         """Waits for a state, for at most so many seconds, and says whether it came."""
@@ -131,25 +137,29 @@ class FlyApi:
         try:
             path = f"/machines/{machine.id}/wait"
             await self._call("wait", "GET", path, machine.id, params=query, timeout=timeout)
-        except FlyUnavailable as error:
-            if error.status != httpx.codes.REQUEST_TIMEOUT:
+        except FlyGone:
+            return state == "destroyed"
+        except (FlyFailed, FlyUnavailable) as error:
+            if error.status not in UNAWAITED:
                 raise
             return False
-        except FlyFailed as error:
-            if error.status != httpx.codes.NOT_FOUND:
-                raise
-            return state == "destroyed"
         return True
 
     async def lease(self, machine_id: str, seconds: int) -> str:
-        """Takes the machine's lease, which ends by itself; gives its nonce. 409 where another holds it."""
-        body = {"ttl": seconds, "description": "orch8-cloud"}
-        found = await self._call("lease", "POST", f"/machines/{machine_id}/lease", machine_id, json=body)
-        # Documentation and Fly's own client show it wrapped, the description bare.
-        inner = found.get("data", found) if isinstance(found, dict) else {}
-        if not inner.get("nonce"):
-            raise FlyUnavailable("Fly's answer cannot be read.")
-        return str(inner["nonce"])
+        """Takes the machine's lease, which ends by itself; gives its nonce. 409 where another holds it.
+
+        A lease of ours whose answer was lost is recognized by its description, and used.
+        """
+        path, body = f"/machines/{machine_id}/lease", {"ttl": seconds, "description": self._holder}
+        try:
+            return _lease(await self._call("lease", "POST", path, machine_id, json=body))["nonce"]
+        except FlyUnavailable as error:
+            if error.status != httpx.codes.CONFLICT:
+                raise
+            held = _lease(await self._call("show_lease", "GET", path, machine_id))
+            if held["description"] != self._holder:
+                raise
+            return held["nonce"]
 
     async def release(self, machine_id: str, nonce: str) -> None:
         """Gives the lease back."""
@@ -179,26 +189,39 @@ class FlyApi:
         target: str = "",
         *,
         nonce: str = "",
-        secrets: Collection[str] = (),
+        hidden: Collection[str] = (),
         **request: Any,
     ) -> Any:
         """One call, when it is its turn; what it answered."""
         target = target or self._app
-        await self._rates.turn(action, target)
+        headers = {NONCE: nonce} if nonce else {}
         try:
-            answer = await self._http.request(method, path, headers={NONCE: nonce} if nonce else {}, **request)
+            answer = await self._answer(action, target, method, path, headers=headers, **request)
         except httpx.HTTPError as error:
             log.warning("fly.unreachable", action=action, target=target, error=type(error).__name__)
             raise FlyUnavailable("Fly cannot be reached.", unreachable=True) from error
         if not answer.is_success:
-            raise self._refused(action, target, answer, self._secrets.union(secrets))
+            raise self._refused(action, target, answer, self._secrets.union(hidden))
         try:
             return answer.json() if answer.content else None
         except ValueError as error:
             raise FlyUnavailable("Fly's answer cannot be read.", answer.status_code) from error
 
+    async def _answer(self, action: str, target: str, method: str, path: str, **request: Any) -> httpx.Response:
+        """The answer. What only reads is asked again where the connection breaks, as Fly's own client does."""
+        for pause in PAUSES_S if method == "GET" else ():
+            await self._rates.turn(action, target)
+            try:
+                return await self._http.request(method, path, **request)
+            except httpx.TimeoutException:
+                raise
+            except httpx.TransportError:
+                await asyncio.sleep(pause)
+        await self._rates.turn(action, target)
+        return await self._http.request(method, path, **request)
+
     def _refused(
-        self, action: str, target: str, answer: httpx.Response, secrets: Collection[str]
+        self, action: str, target: str, answer: httpx.Response, hidden: Collection[str]
     ) -> FlyFailed | FlyUnavailable:
         if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
             self._rates.hold(action, target, _retry_after(answer))
@@ -207,10 +230,10 @@ class FlyApi:
             action=action,
             target=target,
             status=answer.status_code,
-            said=said_by(answer, secrets),
+            said=said_by(answer, hidden),
             fly_request_id=answer.headers.get(REQUEST_ID),
         )
-        return error_of(answer, secrets)
+        return error_of(answer, hidden, of_app=target == self._app)
 
 
 def _read(kind: type[Row], row: Any) -> Row:
@@ -218,6 +241,14 @@ def _read(kind: type[Row], row: Any) -> Row:
         return kind.read(row)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FlyUnavailable("Fly's answer cannot be read.") from error
+
+
+def _lease(found: Any) -> dict[str, str]:
+    """Documentation and Fly's own client show a lease wrapped, the description bare."""
+    inner = found.get("data", found) if isinstance(found, dict) else None
+    if not isinstance(inner, dict) or not inner.get("nonce"):
+        raise FlyUnavailable("Fly's answer cannot be read.")
+    return {"nonce": str(inner["nonce"]), "description": str(inner.get("description", ""))}
 
 
 def _time(text: Any) -> datetime | None:

@@ -38,14 +38,20 @@ class FlyUnavailable(RuntimeUnavailable):
         self.name_taken = name_taken
 
 
-def error_of(answer: httpx.Response, secrets: Collection[str]) -> FlyFailed | FlyUnavailable:
-    """The error that an answer stands for."""
+class FlyGone(FlyUnavailable):
+    """The machine or volume is not there, or not any more. The next look shows what that means."""
+
+
+def error_of(answer: httpx.Response, secrets: Collection[str], *, of_app: bool) -> FlyFailed | FlyUnavailable:
+    """The error that an answer stands for; `of_app`: to a call about the app, and no machine or volume in it."""
     status, code, said = answer.status_code, _code(answer), said_by(answer, secrets)
     taken = code == NAME_TAKEN or any(words in said for words in TAKEN_WORDS)
     if code == CAPACITY:
         return FlyFailed(f"Fly has no room for this engine: {said}", status)
     if status in (401, 403):
         return FlyFailed(f"Fly does not let the service in: {said}", status)
+    if status == httpx.codes.NOT_FOUND and not of_app:
+        return FlyGone(f"Fly does not know it: {said}", status)
     if status in NOT_NOW:
         return FlyUnavailable(f"Fly cannot do it yet: {said}", status, name_taken=taken)
     if status == httpx.codes.TOO_MANY_REQUESTS:

@@ -295,6 +295,18 @@ async def test_machine_that_another_holds_is_left_alone_until_the_lease_ends(fly
         assert fly.machine(NAME).held_by is None, "it was given back"
 
 
+async def test_lease_whose_answer_was_lost_is_used_all_the_same(fly: Fly) -> None:
+    fly.runs_engines = False
+    async with runtime(fly) as made:
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        fly.faults.drop("Machines_create_lease")
+        with pytest.raises(RuntimeUnavailable, match="cannot be reached"):
+            await made.stop(ID)
+        assert fly.machine(NAME).held_by is not None
+        assert (await made.stop(ID)).state in (EngineState.STOPPING, EngineState.STOPPED)
+        assert fly.machine(NAME).held_by is None
+
+
 async def test_machine_that_cannot_be_launched_is_made_anew_twice(fly: Fly, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fly_module, "WAIT_S", 1)
     fly.launch_fails, fly.runs_engines = 2, False

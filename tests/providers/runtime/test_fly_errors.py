@@ -118,6 +118,23 @@ async def test_step_ends_in_time(fly: Fly, monkeypatch: pytest.MonkeyPatch) -> N
         assert caught.value.unreachable
 
 
+@pytest.mark.parametrize("operation", ["Machines_create_lease", "Machines_stop", "Machines_wait"])
+async def test_machine_that_goes_meanwhile_is_looked_for_again(fly: Fly, operation: str) -> None:
+    """A 404 in the middle of a step is no reason to give an instance up."""
+    async with runtime(fly) as made:
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        fly.faults.fail(operation, 404, {"error": "machine not found"})
+        await until(EngineState.STOPPED, lambda: made.stop(ID))
+
+
+async def test_wait_that_fly_does_not_want_is_done_without(fly: Fly) -> None:
+    async with runtime(fly) as made:
+        fly.faults.fail("Machines_wait", 400, {"error": "invalid_argument"}, times=None)
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        await until(EngineState.STOPPED, lambda: made.stop(ID))
+        await until(EngineState.ABSENT, lambda: made.destroy(ID))
+
+
 async def test_app_that_is_not_there_fails(fly: Fly) -> None:
     fly.foreign_apps.add("theirs")
     for app, message in (
