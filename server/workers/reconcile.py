@@ -155,7 +155,8 @@ class Reconciler:
     async def _record(self, claim: Claim, after: Instance) -> Instance | None:
         """Writes down what was found. An engine's address reaches the proxies before the API shows it as running."""
         before = claim.instance
-        if _place(before) != _place(after) and after.phase is Phase.RUNNING:
+        # Also where the place is known already: whoever wrote it down may have died before the proxies knew.
+        if (_place(before), before.phase) != (_place(after), Phase.RUNNING) and after.phase is Phase.RUNNING:
             there = replace(before, **_place(after))
             if await self._write(claim, there, publish=True) is None:
                 return None

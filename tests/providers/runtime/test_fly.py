@@ -172,6 +172,7 @@ async def test_lost_answer_of_any_call_doubles_and_loses_nothing(
     assert fly.audit() == NOTHING
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(2))
 async def test_many_engines_survive_a_bad_line(fly: Fly, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Three of ten answers are lost, one call in ten never arrives, one fails; and the server is restarted."""
