@@ -56,8 +56,9 @@ def _snapshot(database: Path) -> Iterator[Path]:
         try:
             # Leaving WAL mode needs the file for itself; whoever opens it next as a server enters it again. In this
             # locking mode the lock outlives the transaction: a backup cannot be made from within one.
-            for statement in ("journal_mode=DELETE", "locking_mode=EXCLUSIVE"):
-                original.execute(f"PRAGMA {statement}")
+            if original.execute("PRAGMA journal_mode=DELETE").fetchone() != ("delete",):
+                raise sqlite3.OperationalError("it stays in WAL mode")
+            original.execute("PRAGMA locking_mode=EXCLUSIVE")
             original.execute("BEGIN EXCLUSIVE")
             original.execute("COMMIT")
             with closing(sqlite3.connect(copy)) as second:
