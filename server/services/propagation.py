@@ -225,7 +225,10 @@ class Propagation:
         committed = self._monotonic()
         self._waiting += 1
         try:
-            await self.announce()
+            async with self._publishing:
+                # Another one may have, while this one waited.
+                if self._version < version:
+                    await self._publish()
             await self._look(committed)
             async with asyncio.timeout(self._timeout):
                 while (certain := self._certain(version, committed)) > self._monotonic():

@@ -7,7 +7,7 @@ from sqlalchemy import delete, func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from server.store.dialects import Signal, Turn, signal, take_turn
+from server.store.dialects import Signal, Turn, take_turn
 from server.store.tables import ChangeRow
 
 
@@ -33,11 +33,10 @@ class Changes:
         the next one numbers. A sequence alone numbers in one order, and transactions commit in another.
         """
         await self._session.flush()
-        await take_turn(self._session, Turn.CHANGES)
+        await take_turn(self._session, Turn.CHANGES, tell=Signal.CHANGES)
         row = ChangeRow(instance_id=instance_id, key_sha256=key_sha256, created_at=now)
         self._session.add(row)
         await self._session.flush()
-        await signal(self._session, Signal.CHANGES)
         return _change(row)
 
     async def latest(self) -> int:

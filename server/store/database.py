@@ -1,10 +1,12 @@
 """The database and its unit of work: whoever wants rows opens one, and only what it commits stays."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
 from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -62,6 +64,7 @@ class Database:
         self.engine = engine
         self._sealer = sealer
         self._turn = writers_turn(engine)
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reader = reader(engine)
 
     @property
@@ -76,7 +79,9 @@ class Database:
         On SQLite writers wait for each other, first come, first served. On Postgres those with the same `turn` do: the
         id of what they look at before they write, as a rule an organization's.
         """
-        async with self._turn, self._session(self.engine) as session:
+        # Those of this process queue up here: else they would hold the connections that others need to go on.
+        queue = self._turn if turn is None else self._turns.setdefault(turn, self._turn or asyncio.Lock())
+        async with queue or nullcontext(), self._session(self.engine) as session:
             if turn is not None:
                 await take_turn(session, Turn.NAMED, turn)
             yield UnitOfWork(session, self._sealer)

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
@@ -109,19 +109,23 @@ def insert(session: AsyncSession, table: Any) -> "sqlite.Insert | postgresql.Ins
     return postgresql.insert(table) if _on_postgres(session) else sqlite.insert(table)
 
 
-def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
-    """What one who writes enters first. To be entered again and again.
+def writers_turn(engine: AsyncEngine) -> asyncio.Lock | None:
+    """What one who writes enters first.
 
     SQLite has one writer at a time, and those who wait look again now and then: under load one of many waits for too
     long and fails. In this process, which is the only one, they queue up instead. Postgres needs none of it.
     """
-    return nullcontext() if is_shared(engine) else asyncio.Lock()
+    return None if is_shared(engine) else asyncio.Lock()
 
 
-async def take_turn(session: AsyncSession, turn: Turn, name: str = "") -> None:
-    """Waits until no other transaction has this turn, and has it until this one ends. SQLite's one writer has it."""
+async def take_turn(session: AsyncSession, turn: Turn, name: str = "", *, tell: Signal | None = None) -> None:
+    """Waits until no other transaction has this turn, and has it until this one ends. SQLite's one writer has it.
+
+    `tell`: the same as signal(), at no more cost.
+    """
     if _on_postgres(session):
-        await session.exec(select(func.pg_advisory_xact_lock(int(turn), func.hashtext(name))))
+        lock = func.pg_advisory_xact_lock(int(turn), func.hashtext(name))
+        await session.exec(select(lock) if tell is None else select(lock, func.pg_notify(CHANNEL, tell.value)))
 
 
 async def try_turn(session: AsyncSession, turn: Turn) -> bool:

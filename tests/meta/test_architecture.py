@@ -55,6 +55,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.providers.runtime",
         "rest_bridge.settings",
     ),
+    "server.migrating": ("server.store", "server.configuration"),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),
     "rest_bridge": (

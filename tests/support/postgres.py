@@ -57,7 +57,9 @@ class Postgres:
         self._prepare()
 
     def start(self) -> None:
-        """Starts it, and returns when it answers."""
+        """Starts it, unless it runs, and returns when it answers."""
+        if self._process is not None:
+            return
         options = {**OPTIONS, "unix_socket_directories": str(self.folder)}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
