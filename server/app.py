@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,8 @@ from server import logs
 from server.configuration import StartFailed
 from server.domain.addresses import Address
 from server.domain.plans import Plans
+from server.domain.restarts import RestartPolicy
+from server.errors import DatabaseUnavailable
 from server.identity.credentials import Tokens
 from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
@@ -43,23 +45,28 @@ from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
 from server.services.explain import ExplainService
+from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
 from server.services.instances import InstancesService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
+from server.services.settling import Settling
 from server.services.system import SystemService
+from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
 from server.store.database import Database
-from server.store.dialects import create_engine
+from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
 from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import opened
-from server.workers.announce import announce_changes
+from server.workers.announce import announce_changes, hear_others, report_proxies
 from server.workers.housekeeping import keep_house
+from server.workers.notice import notice_changes
+from server.workers.orphans import OrphanSweeper
 from server.workers.reconcile import Reconciler
 
 GRACE_S = 5.0
@@ -77,6 +84,9 @@ class App:
     health: health.aio.HealthServicer
     propagation: Propagation
     reconciler: Reconciler
+    orphans: OrphanSweeper
+    settling: Settling
+    waiters: Waiters
     database: Database
     operations: Operations
 
@@ -101,6 +111,7 @@ def _fly_runtime(settings: ServerSettings) -> Runtime:
             api_url=settings.fly_api_url,
             token=settings.fly_api_token.get_secret_value(),
             app=settings.fly_app,
+            installation=settings.installation,
             image=settings.fly_image,
             routing=Routing(settings.fly_routing),
             public_url=settings.fly_public_url,
@@ -118,16 +129,40 @@ def _fly_runtime(settings: ServerSettings) -> Runtime:
 
 @asynccontextmanager
 async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
-    """The database in its newest shape."""
-    if not settings.database_url:
+    """The database in its newest shape. Raises StartFailed."""
+    if not settings.database_url.get_secret_value():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    database = Database(create_engine(settings.store_url), Sealer(settings.key_bytes))
-    async with database:
-        await migrate.upgrade(database.engine)
+    limits = _limits(settings)
+    await _migrate(settings.store_url, limits)
+    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
-            await tx.instances.wake_all(utc_now())
+            await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
             await tx.commit()
         yield database
+
+
+async def _migrate(url: str, limits: Limits) -> None:
+    engine = create_engine(url, limits.patient())
+    try:
+        await migrate.upgrade(engine)
+    except DatabaseUnavailable as error:
+        raise StartFailed(f"ORCH8_DATABASE_URL: the database does not answer: {error.__cause__}") from error
+    except DatabaseRefused as error:
+        raise StartFailed(f"ORCH8_DATABASE_URL: {error}") from error
+    finally:
+        await engine.dispose()
+
+
+def _limits(settings: ServerSettings) -> Limits:
+    return Limits(
+        pool_size=settings.database_pool_size,
+        pool_overflow=settings.database_pool_overflow,
+        pool_timeout=settings.database_pool_timeout,
+        connect_timeout=settings.database_connect_timeout,
+        statement_timeout=settings.database_statement_timeout,
+        lock_timeout=settings.database_lock_timeout,
+        idle_timeout=settings.database_idle_timeout,
+    )
 
 
 @asynccontextmanager
@@ -149,8 +184,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
             await app.server.start()
-            work = (app.reconciler.run(), keep_house(database, utc_now), announce_changes(app.propagation))
-            jobs = [asyncio.create_task(one) for one in work]
+            jobs = [asyncio.create_task(one) for one in _work(app)]
             await set_serving(app.health)
             for switch in settings.switches():
                 log.warning("development_switch_is_on", switch=switch)
@@ -159,6 +193,20 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
                 yield app
             finally:
                 await _stop(app, jobs, runtime)
+
+
+def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+    """What goes on for as long as the server runs."""
+    work = [
+        app.reconciler.run(),
+        app.orphans.run(),
+        keep_house(app.database, utc_now),
+        announce_changes(app.propagation),
+        notice_changes(app.settling),
+    ]
+    if app.propagation.peers is not None:
+        work += [hear_others(app.database, app.propagation), report_proxies(app.propagation.peers)]
+    return work
 
 
 def _build(
@@ -170,22 +218,23 @@ def _build(
     observers: Observers,
 ) -> App:
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
-    owner = f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}"
+    waiters = Waiters()
+    settling = Settling(database, waiters)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
-    reconciler = Reconciler(**work, runtime=runtime, owner=owner, step_ended=observers.step_ended)
+    reconciler = _reconciler(settings, work, runtime, observers, settling)
     shared = {**work, "new_id": new_id}
-    organizations = OrganizationsService(
-        database=database,
+    organizations = _organizations(settings, plans, database)
+    instances = InstancesService(
+        **shared,
         plans=plans,
-        clock=utc_now,
-        new_id=new_id,
-        org_claim=settings.org_claim,
-        role_claim=settings.role_claim,
-        plan=settings.default_plan,
+        engines=EngineClient(outside.http),
+        settling=settling,
+        wake=reconciler.wake,
+        deadlines=settings.deadlines,
     )
-    instances = InstancesService(**shared, plans=plans, engines=EngineClient(outside.http), wake=reconciler.wake)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
+    routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
     servicers = Servicers(
         instances=InstancesServicer(instances, settings.public_url),
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
@@ -193,22 +242,47 @@ def _build(
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
         decisions=DecisionsServicer(decisions),
-        dataplane=DataPlaneServicer(
-            DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now),
-            decisions,
-            propagation,
-        ),
+        dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)
-    server, alive = build_server(servicers, authentication, _arounds(observers))
+    server, alive = build_server(servicers, authentication, Idempotency(**work, waiters=waiters), _arounds(observers))
     return App(
         address=_listen(server, settings.server_listen),
         server=server,
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
+        orphans=OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=settings.orphans == "remove"),
+        settling=settling,
+        waiters=waiters,
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
+    )
+
+
+def _reconciler(
+    settings: ServerSettings, work: dict[str, Any], runtime: Runtime, observers: Observers, settling: Settling
+) -> Reconciler:
+    return Reconciler(
+        **work,
+        runtime=runtime,
+        owner=f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}",
+        step_ended=observers.step_ended,
+        changed=settling.changed,
+        deadlines=settings.deadlines,
+        restarts=RestartPolicy(),
+    )
+
+
+def _organizations(settings: ServerSettings, plans: Plans, database: Database) -> OrganizationsService:
+    return OrganizationsService(
+        database=database,
+        plans=plans,
+        clock=utc_now,
+        new_id=new_id,
+        org_claim=settings.org_claim,
+        role_claim=settings.role_claim,
+        plan=settings.default_plan,
     )
 
 
@@ -266,6 +340,7 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
     """Refuses new calls, lets running ones finish, then the jobs, then the engines."""
     await app.health.enter_graceful_shutdown()
     app.propagation.stop()
+    app.waiters.close()
     await app.server.stop(GRACE_S)
     for job in jobs:
         job.cancel()

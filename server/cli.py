@@ -96,6 +96,39 @@ def doctor(
 
 
 @app.command()
+def migrate(
+    to: Annotated[
+        str,
+        typer.Option(
+            envvar="ORCH8_DATABASE_URL",
+            show_default=False,
+            help="The empty database: postgresql://USER:PASSWORD@HOST/NAME. In the variable others do not see it.",
+        ),
+    ],
+    source: Annotated[
+        Path, typer.Option("--from", help="The data folder of `up` or `serve`, or its orch8.db itself.")
+    ] = Path(".orch8"),
+) -> None:
+    """Move everything from a data folder (SQLite) into Postgres.
+
+    1. Stop what runs on the folder.
+
+    2. Make an empty database: createdb orch8
+
+    3. orch8-cloud migrate --from .orch8 --to postgresql://ana:secret@db.example.com/orch8
+
+    4. Start with ORCH8_DATABASE_URL set to it, and the same ORCH8_SECRET_KEY: secrets stay sealed as they are. (That of
+    `up` is in the folder's secrets.json.)
+
+    All rows are moved in one transaction and counted, or none is: whatever goes wrong, run it again. The folder's rows
+    stay as they are, and so do the engines in it. A target that holds rows is refused.
+    """
+    from server.migrating import run_migrate
+
+    _run(run_migrate(source, to))
+
+
+@app.command()
 def settings() -> None:
     """List every setting of every part, as a Markdown table."""
     from rest_bridge.settings import EdgeSettings, ProxySettings

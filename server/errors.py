@@ -16,9 +16,14 @@ CloudError
 ├── NotFound                   no such thing in the caller's organization
 ├── NameTaken
 ├── StateConflict              not in this state
+├── VersionMismatch            not the version that If-Match names
+├── IdempotencyMismatch        the Idempotency-Key stands for another request
+├── IdempotencyInProgress      the first call with this Idempotency-Key has not ended
+├── RateLimited                too many at once, or in a while
 ├── EngineError                the engine answered with an error, or not at all
 └── Unavailable                a part of the service cannot work now
-    └── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
+    ├── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
+    └── DatabaseUnavailable    the database does not answer, or cannot do it now
 """
 
 from collections.abc import Mapping, Sequence
@@ -171,6 +176,52 @@ class StateConflict(CloudError):
         )
 
 
+class VersionMismatch(CloudError):
+    """The resource has changed since the caller read it."""
+
+    reason = "VERSION_MISMATCH"
+
+    def __init__(self, resource: str, revision: int) -> None:
+        super().__init__(
+            f"The {resource} is at resource_version {revision}, which If-Match does not name. Read it again first.",
+            {"resource": resource, "resource_version": str(revision)},
+        )
+
+
+class IdempotencyMismatch(CloudError):
+    """The key was used for another request."""
+
+    reason = "IDEMPOTENCY_MISMATCH"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "This Idempotency-Key was used with another request. Use a new key for a new request.",
+            {"idempotency_key": key},
+        )
+
+
+class IdempotencyInProgress(CloudError):
+    """The first call with the key is still running somewhere."""
+
+    reason = "IDEMPOTENCY_IN_PROGRESS"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            "The first call with this Idempotency-Key has not ended yet. Send the same request again in a few seconds.",
+            {"idempotency_key": key},
+        )
+
+
+class RateLimited(CloudError):
+    """Too many. `retry_after` is in seconds."""
+
+    reason = "RATE_LIMITED"
+
+    def __init__(self, message: str, *, scope: str, limit: int, retry_after: int) -> None:
+        super().__init__(message, {"scope": scope, "limit": str(limit)})
+        self.retry_after = retry_after
+
+
 class EngineError(CloudError):
     """The engine answered with an error, or did not answer."""
 
@@ -195,3 +246,12 @@ class ChangeUnconfirmed(Unavailable):
             {"certain_at": at},
         )
         self.certain_at = certain_at
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database does not answer, or is too busy. What was to be stored is stored as a whole or not at all."""
+
+    reason = "DATABASE_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("The database does not answer. Try again in a moment.")

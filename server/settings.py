@@ -2,6 +2,9 @@
 
 import base64
 import binascii
+import hashlib
+import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -9,8 +12,10 @@ from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from server.configuration import AddressSetting, OptionalAddressSetting, SettingsError, SharedSettings
 from server.domain.addresses import Address
+from server.domain.instances import Deadlines
 from server.domain.plans import Plans, PlansInvalid
 
+DATABASE_URL = re.compile(r"(sqlite:///.+|postgres(ql)?://\S+)?")
 _ORIGIN = r"^https?://[^/?#\s]+$"
 # docs, suspend and resume.
 SUSPENDABLE_MB = 2048
@@ -23,6 +28,12 @@ def _secret_key(value: SecretStr) -> SecretStr:
         raw = b""
     if len(raw) != 32:
         raise ValueError("must be 32 random bytes in base64; make one with: openssl rand -base64 32")
+    return value
+
+
+def _database_url(value: SecretStr) -> SecretStr:
+    if DATABASE_URL.fullmatch(value.get_secret_value()) is None:
+        raise ValueError("must be postgresql://USER:PASSWORD@HOST/NAME or sqlite:///PATH")
     return value
 
 
@@ -93,10 +104,25 @@ class ServerSettings(FlySettings):
         None, description="Where the server answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
     data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
-    database_url: str = Field(
-        "",
-        pattern=r"^(sqlite:///.+)?$",
-        description="Database address, such as sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr(""),
+        description="Database address: postgresql://USER:PASSWORD@HOST/NAME with what libpq takes, such as sslmode, or "
+        "sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    )
+    database_pool_size: int = Field(10, ge=2, le=1000, description="Connections to Postgres that are kept open.")
+    database_pool_overflow: int = Field(10, ge=0, le=1000, description="How many more there may be under load.")
+    database_pool_timeout: float = Field(
+        5, gt=0, le=60, description="Seconds that a call waits for a connection before it answers 503."
+    )
+    database_connect_timeout: float = Field(5, gt=0, le=60, description="Seconds to connect to Postgres.")
+    database_statement_timeout: float = Field(
+        10, ge=0.1, le=600, description="Seconds that one statement may take on Postgres."
+    )
+    database_lock_timeout: float = Field(
+        5, ge=0.1, le=600, description="Seconds that a statement waits for what another transaction holds on Postgres."
+    )
+    database_idle_timeout: float = Field(
+        5, ge=1, le=600, description="Seconds after which Postgres ends a transaction in which nothing happens."
     )
     allowed_origins: tuple[str, ...] = Field(
         (), description="Origins of other sites whose pages may call the API with a session cookie, as JSON."
@@ -124,6 +150,15 @@ class ServerSettings(FlySettings):
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
     )
+    orphans: Literal["report", "remove"] = Field(
+        "report", description="What is done about engines of ours that belong to no instance: report or remove."
+    )
+    provisioning_deadline: float = Field(
+        600, gt=0, description="Seconds within which a new instance must be ready; then it has failed."
+    )
+    transition_deadline: float = Field(
+        300, gt=0, description="Seconds after which a suspend, resume or delete that goes on says what holds it up."
+    )
     confirm_timeout: float = Field(
         5, gt=0, le=30, description="Seconds that a change waits for the proxies to confirm it."
     )
@@ -134,6 +169,14 @@ class ServerSettings(FlySettings):
             raise ValueError("set ORCH8_SUPABASE_URL or ORCH8_SUPABASE_JWT_SECRET: without one nobody can sign in")
         return self
 
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long transitions may take."""
+        return Deadlines(
+            provisioning=timedelta(seconds=self.provisioning_deadline),
+            transition=timedelta(seconds=self.transition_deadline),
+        )
+
     def plans(self) -> Plans:
         """The plans, among which the default one must be. Raises SettingsError."""
         plans = read_plans(self.plans_file)
@@ -142,12 +185,16 @@ class ServerSettings(FlySettings):
         return plans
 
     @property
+    def installation(self) -> str:
+        """Which installation this is, to those that share a place with it. All servers of one have the same key."""
+        return hashlib.sha256(b"orch8-cloud installation " + self.key_bytes).hexdigest()[:16]
+
+    @property
     def key_bytes(self) -> bytes:
         """The sealing key itself."""
         return base64.b64decode(self.secret_key.get_secret_value())
 
     @property
     def store_url(self) -> str:
-        """The database address for SQLAlchemy, with the async driver."""
-        url = self.database_url or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"
-        return url.replace("sqlite://", "sqlite+aiosqlite://", 1) if url.startswith("sqlite://") else url
+        """The database address as the store takes it. Secret."""
+        return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"

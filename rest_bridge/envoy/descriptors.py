@@ -25,6 +25,8 @@ class Binding:
     success: int
     unwrap: str
     streams: bool
+    timeout: int
+    """Seconds within which the method answers; 0: the usual limit."""
 
 
 def public_files() -> list[FileDescriptor]:
@@ -79,6 +81,7 @@ def _bindings(method: MethodDescriptor) -> Iterator[Binding]:
             success=rest.success or 200,
             unwrap=rest.unwrap,
             streams=method.server_streaming,
+            timeout=rest.timeout,
         )
 
 

@@ -86,6 +86,7 @@ CORS_REQUEST = (
     "authorization",
     "content-type",
     "idempotency-key",
+    "if-match",
     "last-event-id",
     "x-request-id",
     "x-tenant-id",
@@ -96,6 +97,7 @@ CORS_REQUEST = (
     "tracestate",
 )
 CORS_ANSWER = (
+    "etag",
     "grpc-message",
     "grpc-status",
     "grpc-status-details-bin",

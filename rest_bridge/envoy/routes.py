@@ -80,7 +80,7 @@ def _rest_route(binding: Binding, limits: Limits) -> Json:
     # gzip would make a body out of none, and put it behind an answer that has none.
     compressed = () if binding.success == NO_CONTENT else (filters.COMPRESSOR,)
     per_filter = _only(LUA, filters.BUFFER, filters.TRANSCODER, *compressed)
-    seconds = limits.readiness_timeout if binding.path == READINESS else limits.management_timeout
+    seconds = limits.readiness_timeout if binding.path == READINESS else binding.timeout or limits.management_timeout
     action: Json = {"cluster": SERVER, "timeout": duration(seconds), "retry_policy": _RETRY}
     if binding.streams:
         per_filter[filters.TRANSCODER] = filters.transcoder(limits, events=True)

@@ -25,6 +25,7 @@ class ApiKey:
     last_used_at: datetime | None = None
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    revision: int = 1
 
     def refusal(self, now: datetime) -> CloudError | None:
         """Why the key is refused, or None where it is good."""

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
+from server.domain.restarts import Restarts
 from server.errors import FieldViolation, InvalidArgument, StateConflict
 
 # Seed, "Create Instance".
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{1,31}")
+# Proxies and browsers between us and the caller give up on answers that take much longer.
+MAX_WAIT_S = 60.0
 
 
 class Region(StrEnum):
@@ -72,10 +75,21 @@ COUNTED = (Phase.PROVISIONING, Phase.RUNNING, Phase.RESUMING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Instance:
-    """An instance as it is stored. `host` and `port` are where its engine was last seen ready.
+class Deadlines:
+    """How long each transition may take before the instance says what holds it up."""
 
-    `upstream_headers` are those by which whatever listens there finds the engine.
+    # A runtime that pulls the engine's image for the first time, and makes a volume, takes minutes.
+    provisioning: timedelta = timedelta(minutes=10)
+    # Image and data are there; an engine may finish what it is at before it ends.
+    transition: timedelta = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instance:
+    """An instance as it is stored.
+
+    `host` and `port` are where its engine was last seen ready. `upstream_headers` are those by which whatever listens
+    there finds it. `revision` counts changes of what is shown.
     """
 
     id: str
@@ -91,6 +105,8 @@ class Instance:
     port: int | None = None
     tls: bool = False
     upstream_headers: Mapping[str, str] = field(default_factory=dict)
+    revision: int = 1
+    restarts: Restarts = field(default=Restarts())
 
     @property
     def status(self) -> Status:
@@ -129,6 +145,13 @@ def check_action(action: str) -> Action:
         what = "is required" if not action else "is unknown"
         raise InvalidArgument([FieldViolation(field="action", description=f'{what}: "suspend" or "resume"')])
     return Action(action)
+
+
+def check_wait(seconds: float) -> None:
+    """Raises InvalidArgument where a call may not wait so long for an instance."""
+    if not 0 < seconds <= MAX_WAIT_S:
+        what = f"must be more than 0 s and at most {MAX_WAIT_S:g} s, such as 30s"
+        raise InvalidArgument([FieldViolation(field="wait", description=what)])
 
 
 def next_phase(instance: Instance, action: Action) -> Phase:

@@ -41,6 +41,7 @@ class Policy:
     fields: PolicyFields
     created_at: datetime
     updated_at: datetime
+    revision: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

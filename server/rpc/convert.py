@@ -55,6 +55,7 @@ def instance(found: Instance, public_url: str) -> instances_pb2.Instance:
         error=nullable(found.error),
         created_at=timestamp(found.created_at),
         updated_at=timestamp(found.updated_at),
+        resource_version=str(found.revision),
     )
 
 
@@ -79,6 +80,7 @@ def _key_fields(key: ApiKey) -> dict[str, Any]:
         "last_used_at": nullable(key.last_used_at),
         "expires_at": nullable(key.expires_at),
         "revoked_at": nullable(key.revoked_at),
+        "resource_version": str(key.revision),
     }
 
 
@@ -111,6 +113,7 @@ def policy(found: Policy) -> policies_pb2.Policy:
             policies_pb2.PolicyWarning(reason=one.reason, field=one.field, message=one.message)
             for one in warnings(fields)
         ],
+        resource_version=str(found.revision),
     )
 
 

@@ -6,9 +6,12 @@ import grpc
 from orch8cloud.v1 import instances_pb2 as pb
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceServicer
 
-from server.rpc.answers import send_version
+from server.domain.instances import Instance
+from server.rpc.answers import Answer
 from server.rpc.convert import instance, nullable
 from server.rpc.interceptors.authentication import caller
+from server.rpc.interceptors.idempotency import keeping
+from server.rpc.preconditions import if_match
 from server.services.instances import InstancesService
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -28,26 +31,34 @@ class InstancesServicer(InstancesServiceServicer):
 
     async def CreateInstance(self, request: pb.CreateInstanceRequest, context: Context) -> pb.CreateInstanceResponse:
         """See instances.proto."""
-        made = await self._service.create(caller=caller(), name=request.name, region=request.region)
-        return pb.CreateInstanceResponse(id=made.id, status=made.status, error=nullable(made.error))
+        made = await self._service.create(
+            caller=caller(), name=request.name, region=request.region, keep=keeping(_created)
+        )
+        return await _created(made).send(context)
 
     async def GetInstance(self, request: pb.GetInstanceRequest, context: Context) -> pb.Instance:
         """See instances.proto."""
-        found = await self._service.get(caller=caller(), instance_id=request.instance_id)
-        return instance(found, self._public_url)
+        wait = request.wait.seconds + request.wait.nanos / 1e9 if request.HasField("wait") else None
+        found = await self._service.get(caller=caller(), instance_id=request.instance_id, wait=wait)
+        return await Answer(message=instance(found, self._public_url), revision=found.revision).send(context)
 
     async def ActOnInstance(self, request: pb.ActOnInstanceRequest, context: Context) -> pb.ActOnInstanceResponse:
         """See instances.proto."""
-        status, version = await self._service.act(
-            caller=caller(), instance_id=request.instance_id, action=request.action
+        wanted, version = await self._service.act(
+            caller=caller(),
+            instance_id=request.instance_id,
+            action=request.action,
+            keep=keeping(_acted),
+            if_match=if_match(context),
         )
-        await send_version(context, version)
-        return pb.ActOnInstanceResponse(status=status)
+        return await _acted(wanted, version).send(context)
 
     async def DeleteInstance(self, request: pb.DeleteInstanceRequest, context: Context) -> pb.DeleteInstanceResponse:
         """See instances.proto."""
-        await send_version(context, await self._service.delete(caller=caller(), instance_id=request.instance_id))
-        return pb.DeleteInstanceResponse()
+        version = await self._service.delete(
+            caller=caller(), instance_id=request.instance_id, if_match=if_match(context)
+        )
+        return await Answer(message=pb.DeleteInstanceResponse(), version=version).send(context)
 
     async def GetInstanceHealth(
         self, request: pb.GetInstanceHealthRequest, context: Context
@@ -55,3 +66,12 @@ class InstancesServicer(InstancesServiceServicer):
         """See instances.proto."""
         health = await self._service.health(caller=caller(), instance_id=request.instance_id)
         return pb.GetInstanceHealthResponse(status="ok" if health.ready else "unavailable", version=health.version)
+
+
+def _created(made: Instance, _version: int | None = None) -> Answer[pb.CreateInstanceResponse]:
+    message = pb.CreateInstanceResponse(id=made.id, status=made.status, error=nullable(made.error))
+    return Answer(message=message, revision=made.revision)
+
+
+def _acted(wanted: Instance, version: int | None) -> Answer[pb.ActOnInstanceResponse]:
+    return Answer(message=pb.ActOnInstanceResponse(status=wanted.status), version=version)

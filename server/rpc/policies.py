@@ -6,10 +6,13 @@ import grpc
 from orch8cloud.v1 import policies_pb2 as pb
 from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceServicer
 
-from server.rpc.answers import send_version
+from server.domain.policies import Policy
+from server.rpc.answers import Answer
 from server.rpc.convert import policy, policy_patch
 from server.rpc.explanations import explanation, question
 from server.rpc.interceptors.authentication import caller
+from server.rpc.interceptors.idempotency import keeping
+from server.rpc.preconditions import if_match
 from server.services.explain import ExplainService
 from server.services.policies import PoliciesService
 
@@ -35,10 +38,9 @@ class PoliciesServicer(PoliciesServiceServicer):
     async def CreatePolicy(self, request: pb.CreatePolicyRequest, context: Context) -> pb.Policy:
         """See policies.proto."""
         made, version = await self._service.create(
-            caller=caller(), instance_id=request.instance_id, patch=policy_patch(request)
+            caller=caller(), instance_id=request.instance_id, patch=policy_patch(request), keep=keeping(_answer)
         )
-        await send_version(context, version)
-        return policy(made)
+        return await _answer(made, version).send(context)
 
     async def UpdatePolicy(self, request: pb.UpdatePolicyRequest, context: Context) -> pb.Policy:
         """See policies.proto."""
@@ -47,14 +49,20 @@ class PoliciesServicer(PoliciesServiceServicer):
             instance_id=request.instance_id,
             policy_id=request.policy_id,
             patch=policy_patch(request),
+            if_match=if_match(context),
         )
-        await send_version(context, version)
-        return policy(changed)
+        return await _answer(changed, version).send(context)
 
     async def DeletePolicy(self, request: pb.DeletePolicyRequest, context: Context) -> pb.DeletePolicyResponse:
         """See policies.proto."""
         version = await self._service.delete(
-            caller=caller(), instance_id=request.instance_id, policy_id=request.policy_id
+            caller=caller(),
+            instance_id=request.instance_id,
+            policy_id=request.policy_id,
+            if_match=if_match(context),
         )
-        await send_version(context, version)
-        return pb.DeletePolicyResponse()
+        return await Answer(message=pb.DeletePolicyResponse(), version=version).send(context)
+
+
+def _answer(found: Policy, version: int | None) -> Answer[pb.Policy]:
+    return Answer(message=policy(found), version=version, revision=found.revision)

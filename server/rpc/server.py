@@ -35,10 +35,12 @@ from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around, Call, Interceptor
 from server.rpc.interceptors.errors import map_errors
+from server.rpc.interceptors.idempotency import IdempotentCalls
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
 from server.rpc.system import SystemServicer
+from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
@@ -78,13 +80,13 @@ def access_table() -> AccessTable:
 
 
 def build_server(
-    servicers: Servicers, authentication: Authentication, observers: tuple[Around, ...]
+    servicers: Servicers, authentication: Authentication, idempotency: Idempotency, observers: tuple[Around, ...]
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer]:
     """A server with all services registered, not started yet."""
     # Outermost first: log and observers see the status, the error table sees refused credentials.
     arounds: tuple[Around, ...] = (log_access, *observers, map_errors, authentication)
-    checks = (PathCheck(PUBLIC), note_instance)
-    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, checks)], options=OPTIONS)
+    checks, execute = (PathCheck(PUBLIC), note_instance), IdempotentCalls(idempotency, PUBLIC)
+    server = grpc.aio.server(interceptors=[Interceptor(make_call, arounds, checks, execute)], options=OPTIONS)
     _register(server, servicers)
     alive = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(alive, server)
@@ -117,10 +119,13 @@ def make_call(details: grpc.HandlerCallDetails) -> Call:
     """What the interceptors know of a call before it runs. Envoy sends the request id; without one we make it."""
     metadata: dict[str, str] = {}
     for key, value in details.invocation_metadata or ():
-        if isinstance(value, str):
-            # A header that comes twice is one list; of two credentials neither is then a good one.
-            joined = "; " if key == "cookie" else ", "
-            metadata[key] = f"{metadata[key]}{joined}{value}" if key in metadata else value
+        if key.endswith("-bin"):
+            continue
+        # A value that is no text is looked at all the same: whoever reads it refuses it.
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        # A header that comes twice is one list; of two credentials neither is then a good one.
+        joined = "; " if key == "cookie" else ", "
+        metadata[key] = f"{metadata[key]}{joined}{text}" if key in metadata else text
     given = metadata.get("x-request-id", "")
     request_id = given if REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
     return Call(method=details.method, metadata=metadata, request_id=request_id)

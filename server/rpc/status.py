@@ -12,7 +12,16 @@ from grpc_status import rpc_status
 from orch8cloud.v1.errors_pb2 import ErrorReason
 from orch8cloud.v1.options_pb2 import ErrorOptions, error
 
-from server.errors import ChangeUnconfirmed, CloudError, InvalidArgument, PlanLimitReached, Unauthenticated, Unavailable
+from server.errors import (
+    ChangeUnconfirmed,
+    CloudError,
+    IdempotencyInProgress,
+    InvalidArgument,
+    PlanLimitReached,
+    RateLimited,
+    Unauthenticated,
+    Unavailable,
+)
 
 DOMAIN = "cloud.orch8.io"
 CHALLENGE = 'Bearer realm="orch8-cloud"'
@@ -28,18 +37,30 @@ def row(reason: str) -> ErrorOptions:
     return value.GetOptions().Extensions[error]
 
 
+Trailers = Sequence[tuple[str, str]]
+
+
 def to_status(failure: CloudError) -> grpc.Status:
     """The gRPC status of an error. Its trailing metadata tells Envoy the HTTP status and headers."""
+    return with_trailers(*described(failure))
+
+
+def described(failure: CloudError) -> tuple[Status, Trailers]:
+    """An error as a message, and its trailing metadata."""
     options = row(failure.reason)
     details = [_packed(detail) for detail in _details(failure)]
-    status = rpc_status.to_status(Status(code=options.grpc_code, message=failure.message, details=details))
-    return _WithTrailers(status, _trailers(failure, options))
+    return Status(code=options.grpc_code, message=failure.message, details=details), _trailers(failure, options)
+
+
+def with_trailers(status: Status, trailers: Trailers) -> grpc.Status:
+    """The gRPC status of an error that is a message already."""
+    return _WithTrailers(rpc_status.to_status(status), trailers)
 
 
 class _WithTrailers(grpc.Status):
     """A status with more trailing metadata: what set_trailing_metadata set before an abort is lost."""
 
-    def __init__(self, status: grpc.Status, trailers: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, status: grpc.Status, trailers: Trailers) -> None:
         self.code = status.code
         self.details = status.details
         self.trailing_metadata = (*status.trailing_metadata, *trailers)
@@ -49,13 +70,17 @@ def _trailers(failure: CloudError, options: ErrorOptions) -> list[tuple[str, str
     trailers = [("x-http-status", str(options.http_status))]
     if isinstance(failure, Unauthenticated):
         trailers.append(("www-authenticate", CHALLENGE))
-    if isinstance(failure, Unavailable):
-        trailers.append(("retry-after", str(_retry_after(failure))))
+    if (seconds := _retry_after(failure)) is not None:
+        trailers.append(("retry-after", str(seconds)))
     return trailers
 
 
-def _retry_after(failure: Unavailable) -> int:
-    return 1 if isinstance(failure, ChangeUnconfirmed) else RETRY_AFTER_S
+def _retry_after(failure: CloudError) -> int | None:
+    if isinstance(failure, RateLimited):
+        return failure.retry_after
+    if isinstance(failure, ChangeUnconfirmed | IdempotencyInProgress):
+        return 1
+    return RETRY_AFTER_S if isinstance(failure, Unavailable) else None
 
 
 def _details(failure: CloudError) -> list[Message]:
@@ -64,8 +89,8 @@ def _details(failure: CloudError) -> list[Message]:
         details.append(_bad_request(failure))
     if isinstance(failure, PlanLimitReached):
         details.append(_quota(failure))
-    if isinstance(failure, Unavailable):
-        details.append(RetryInfo(retry_delay=Duration(seconds=_retry_after(failure))))
+    if (seconds := _retry_after(failure)) is not None:
+        details.append(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return details
 
 

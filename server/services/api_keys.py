@@ -6,7 +6,9 @@ from datetime import datetime
 from server.domain.access import Member
 from server.domain.api_keys import ApiKey, check_new
 from server.domain.keys import RANDOM_BYTES, digest, new_key, public_prefix
+from server.domain.preconditions import ANY, IfMatch
 from server.errors import NotFound
+from server.services.idempotency import Keep
 from server.services.identifiers import Clock, NewId
 from server.services.instances import visible
 from server.services.propagation import Propagation
@@ -28,7 +30,14 @@ class ApiKeysService:
             return await tx.api_keys.of_org(caller.org_id)
 
     async def create(
-        self, *, caller: Member, name: str, environment: str, instance_id: str | None, expires_at: datetime | None
+        self,
+        *,
+        caller: Member,
+        name: str,
+        environment: str,
+        instance_id: str | None,
+        expires_at: datetime | None,
+        keep: Keep[tuple[ApiKey, str]],
     ) -> tuple[ApiKey, str]:
         """A new key, and the key itself, which nobody can read again."""
         now = self._clock()
@@ -45,19 +54,21 @@ class ApiKeysService:
             instance_id=instance_id,
             expires_at=expires_at,
         )
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             if instance_id is not None:
                 await visible(tx, caller, instance_id)
             await tx.api_keys.add(key)
+            await keep(tx, (key, text))
             await tx.commit()
         return key, text
 
-    async def revoke(self, *, caller: Member, key_id: str) -> int:
+    async def revoke(self, *, caller: Member, key_id: str, if_match: IfMatch = ANY) -> int:
         """Kills a key everywhere. Answers with the version from which every proxy knows it."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             key = await tx.api_keys.get(caller.org_id, key_id)
             if key is None:
                 raise NotFound("API key", key_id)
+            if_match.check("API key", key.revision)
             now = self._clock()
             if key.revoked_at is None:
                 await tx.api_keys.revoke(key_id, now)

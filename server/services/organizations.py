@@ -68,7 +68,7 @@ class OrganizationsService:
         async with self._database.read() as tx:
             if await tx.organizations.get(org_id) is not None:
                 return
-        async with self._database.write() as tx:
+        async with self._database.write(org_id) as tx:
             if await tx.organizations.get(org_id) is None:
                 await self._add(tx, org_id, name=org_id)
 
@@ -76,7 +76,7 @@ class OrganizationsService:
         async with self._database.read() as tx:
             if found := await tx.organizations.personal_of(session.user_id):
                 return found
-        async with self._database.write() as tx:
+        async with self._database.write(session.user_id) as tx:
             if found := await tx.organizations.personal_of(session.user_id):
                 return found
             name = session.email or "Personal"

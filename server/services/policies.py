@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from server.domain.access import Caller
 from server.domain.policies import Policy, PolicyFields, PolicyPatch, apply, size
+from server.domain.preconditions import ANY, IfMatch
 from server.errors import FieldViolation, NotFound, PolicyInvalid
+from server.services.idempotency import Keep
 from server.services.identifiers import Clock, NewId
 from server.services.instances import visible
 from server.services.propagation import Propagation
@@ -38,9 +40,11 @@ class PoliciesService:
             await visible(tx, caller, instance_id)
             return await tx.policies.of_instance(instance_id)
 
-    async def create(self, *, caller: Caller, instance_id: str, patch: PolicyPatch) -> tuple[Policy, int]:
+    async def create(
+        self, *, caller: Caller, instance_id: str, patch: PolicyPatch, keep: Keep[Policy]
+    ) -> tuple[Policy, int]:
         """A new policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             await visible(tx, caller, instance_id)
             fields = apply(patch, allow_loopback=self._allow_loopback)
             now = self._clock()
@@ -50,28 +54,35 @@ class PoliciesService:
             await tx.policies.save(policy)
             await _check_size(tx, instance_id)
             version = await self._changed(tx, instance_id)
+            await keep(tx, policy, version)
+            await tx.commit()
         await self._propagation.confirm(version)
         return policy, version
 
     async def update(
-        self, *, caller: Caller, instance_id: str, policy_id: str, patch: PolicyPatch
+        self, *, caller: Caller, instance_id: str, policy_id: str, patch: PolicyPatch, if_match: IfMatch = ANY
     ) -> tuple[Policy, int]:
         """The changed policy, and the version from which it is in force."""
-        async with self._database.write() as tx:
+        async with self._database.write(caller.org_id) as tx:
             old = await _policy(tx, caller, instance_id, policy_id)
-            policy = replace(old, fields=self._applied(patch, old), updated_at=self._clock())
+            if_match.check("policy", old.revision)
+            now = self._clock()
+            policy = replace(old, fields=self._applied(patch, old), updated_at=now, revision=old.revision + 1)
             await tx.policies.save(policy)
             await _check_size(tx, instance_id)
             version = await self._changed(tx, instance_id)
+            await tx.commit()
         await self._propagation.confirm(version)
         return policy, version
 
-    async def delete(self, *, caller: Caller, instance_id: str, policy_id: str) -> int:
+    async def delete(self, *, caller: Caller, instance_id: str, policy_id: str, if_match: IfMatch = ANY) -> int:
         """Removes a policy. Answers with the version from which it is gone."""
-        async with self._database.write() as tx:
-            await _policy(tx, caller, instance_id, policy_id)
+        async with self._database.write(caller.org_id) as tx:
+            policy = await _policy(tx, caller, instance_id, policy_id)
+            if_match.check("policy", policy.revision)
             await tx.policies.delete(policy_id)
             version = await self._changed(tx, instance_id)
+            await tx.commit()
         await self._propagation.confirm(version)
         return version
 
@@ -80,7 +91,6 @@ class PoliciesService:
 
     async def _changed(self, tx: UnitOfWork, instance_id: str) -> int:
         change = await tx.changes.append(self._clock(), instance_id=instance_id)
-        await tx.commit()
         return change.version
 
 

@@ -3,29 +3,29 @@
 Two things end a proxy's knowledge of an old state: its acknowledgement, or time. A proxy may serve what it knows until
 its stale limit has passed since it last asked (dataplane.proto, WatchRequest.heartbeat). We note when we heard it, and
 that is not earlier: so a proxy that went silent is certain to have stopped at `heard + stale limit`.
+
+On SQLite this server is the only one, and takes over the proxies of the one before it. On Postgres there may be others,
+and what holds of their proxies is said and proven in peers.py.
 """
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from server.errors import ChangeUnconfirmed
-from server.services.identifiers import Clock
+from server.errors import ChangeUnconfirmed, DatabaseUnavailable
+from server.services.identifiers import Clock, Monotonic, growing_time, new_id
+from server.services.peers import CHECKED_S, SILENT_S, Peers, serving_time
 from server.store.changes import Change
 from server.store.database import Database
+from server.store.dialects import Signal
 from server.store.proxies import KnownProxy
 
 MAX_PENDING = 10_000
 REPLAY = 1_000
 PAGE = 1_000
-# Proxies ask for more time every second.
-SILENT_S = 3.0
-# How much slower than ours a proxy's clock may run: twice what NTP does to a clock that it corrects (500 ppm).
-DRIFT = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,6 @@ class Standing:
 Message = Welcome | Heartbeat | Change
 
 
-def serving_time(proxy: KnownProxy) -> float:
-    """Seconds of our clock for which a proxy that falls silent may serve what it knows."""
-    return proxy.stale_limit_ms / 1000 * (1 + DRIFT)
-
-
 class Overrun(Exception):
     """A proxy does not take its messages. It has to come again and forget everything."""
 
@@ -75,9 +70,11 @@ class Overrun(Exception):
 class WatchSession:
     """One connected proxy: what it must still hear, and what it has acknowledged."""
 
-    def __init__(self, proxy: KnownProxy, monotonic: Callable[[], float]) -> None:
+    def __init__(self, proxy: KnownProxy, monotonic: Monotonic) -> None:
         self.proxy = proxy
         self.acked = 0
+        # What the other servers were told of it last: the version, and whether it is connected.
+        self.told = (0, True)
         self._monotonic = monotonic
         self._heard = monotonic()
         self._messages: deque[Message] = deque()
@@ -120,6 +117,14 @@ class WatchSession:
             raise Overrun
 
 
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    """A proxy that is not connected and has not taken leave, and until when it may serve."""
+
+    proxy: KnownProxy
+    until: float
+
+
 class Propagation:
     """All proxies that may be serving: connected ones, and silent ones until their time is over."""
 
@@ -129,29 +134,32 @@ class Propagation:
         *,
         clock: Clock,
         confirm_timeout: float,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Monotonic = growing_time,
     ) -> None:
+        self.peers = Peers(database, monotonic) if database.is_shared else None
         self._database = database
         self._clock = clock
         self._timeout = confirm_timeout
         self._monotonic = monotonic
         self._sessions: dict[str, WatchSession] = {}
-        self._silent: dict[str, float] = {}
+        self._silent: dict[str, _Silent] = {}
+        # Streams whose rows are being deleted, or were, and may be in what was read before.
+        self._gone: set[str] = set()
         self._version = 0
         self._publishing = asyncio.Lock()
-        # Who is remembered durably, and who is in the two tables above, change together.
-        self._membership = asyncio.Lock()
         self._progress = asyncio.Event()
         self._waiting = 0
         self._unconfirmed = 0
 
     async def start(self) -> None:
-        """Takes over from the server before this one: its proxies may serve until their limit, counted from now."""
+        """Learns what there is. A lone server takes over the proxies of the one before: they may serve from now on."""
         async with self._database.read() as tx:
             self._version = await tx.changes.latest()
             known = await tx.proxies.all()
-        now = self._monotonic()
-        self._silent = {proxy.id: now + serving_time(proxy) for proxy in known}
+        if self.peers is None:
+            now = self._monotonic()
+            self._silent = {proxy.id: _Silent(proxy, now + serving_time(proxy)) for proxy in known}
+        await self.check()
 
     def stop(self) -> None:
         """Ends every stream: the proxies go on alone and look for the next server."""
@@ -160,9 +168,10 @@ class Propagation:
 
     @property
     def connected(self) -> int:
-        """How many proxies are connected and heard of: one that hangs still has its connection."""
+        """How many proxies are connected to any server and heard of: one that hangs still has its connection."""
         now = self._monotonic()
-        return sum(session.silent_for(now) < SILENT_S for session in self._sessions.values())
+        ours = sum(session.silent_for(now) < SILENT_S for session in self._sessions.values())
+        return ours + (self.peers.connected(self._sessions) if self.peers else 0)
 
     def standing(self) -> Standing:
         """How things stand."""
@@ -178,20 +187,28 @@ class Propagation:
 
     async def join(self, proxy_id: str, stale_limit_ms: int, since: int) -> WatchSession:
         """Admits a proxy that said hello. It is remembered durably before it may serve anything."""
-        proxy = KnownProxy(id=proxy_id, stale_limit_ms=stale_limit_ms, seen_at=self._clock())
+        server_id = self.peers.server_id if self.peers else ""
+        proxy = KnownProxy(id=proxy_id, stale_limit_ms=stale_limit_ms, server_id=server_id, session=new_id("watch"))
         session = WatchSession(proxy, self._monotonic)
-        async with self._membership:
+        try:
             async with self._database.write() as tx:
                 await tx.proxies.save(proxy)
                 await tx.commit()
             async with self._publishing:
                 await self._welcome(session, since)
+        except BaseException:
+            # Its row may be there all the same, and is this server's to remove.
+            self._fall_silent(session)
+            raise
         return session
 
     async def _welcome(self, session: WatchSession, since: int) -> None:
         await self._publish()
         async with self._database.read() as tx:
             missed = [] if since == self._version else await tx.changes.since(since, REPLAY)
+        if self.peers is not None and session.silent_for(self._monotonic()) > CHECKED_S:
+            # So old that its row may be given up already: it has to come again.
+            raise DatabaseUnavailable
         before = self._sessions.get(session.proxy.id)
         if before is not None:
             before.close()
@@ -204,12 +221,14 @@ class Propagation:
     def acknowledge(self, session: WatchSession, version: int) -> None:
         """Notes that the proxy serves nothing older than this version."""
         session.acked = max(session.acked, version)
+        self._note(session, connected=True)
         self._wake()
 
     def heartbeat(self, session: WatchSession, number: int) -> None:
-        """Gives the proxy more time."""
+        """Gives the proxy more time, unless another server may have committed what this one has not seen."""
         session.heard()
-        session.send(Heartbeat(number, proxies=self.connected))
+        if self.peers is None or self.peers.may_answer:
+            session.send(Heartbeat(number, proxies=self.connected))
 
     async def leave(self, session: WatchSession, *, goodbye: bool) -> None:
         """Notes that a proxy's stream has ended. Without a goodbye it may serve on until its time is over."""
@@ -217,10 +236,13 @@ class Propagation:
         if self._sessions.get(session.proxy.id) is not session:
             return
         del self._sessions[session.proxy.id]
-        if goodbye:
-            await self._forget(session.proxy.id)
-        else:
-            self._silent[session.proxy.id] = session.serves_until
+        try:
+            if goodbye:
+                await self._forget(session.proxy)
+        except DatabaseUnavailable:
+            goodbye = False
+        if not goodbye:
+            self._fall_silent(session)
         self._wake()
 
     async def confirm(self, version: int) -> None:
@@ -228,25 +250,23 @@ class Propagation:
 
         Raises ChangeUnconfirmed where that is not certain in time. The change stands all the same.
         """
+        committed = self._monotonic()
         self._waiting += 1
         try:
-            await self._confirm(version)
-        except ChangeUnconfirmed:
-            self._unconfirmed += 1
-            raise
-        finally:
-            self._waiting -= 1
-
-    async def _confirm(self, version: int) -> None:
-        async with self._publishing:
-            await self._publish()
-        try:
+            async with self._publishing:
+                # Another one may have, while this one waited.
+                if self._version < version:
+                    await self._publish()
+            await self._look(committed)
             async with asyncio.timeout(self._timeout):
-                while (certain := self._certain(version)) > self._monotonic():
+                while (certain := self._certain(version, committed)) > self._monotonic():
                     await self._wait_until(certain)
         except TimeoutError:
-            wait = timedelta(seconds=max(0.0, self._certain(version) - self._monotonic()))
+            wait = timedelta(seconds=max(0.0, self._certain(version, committed) - self._monotonic()))
+            self._unconfirmed += 1
             raise ChangeUnconfirmed(self._clock() + wait + timedelta(seconds=1)) from None
+        finally:
+            self._waiting -= 1
         await self._forget_expired()
 
     async def settle(self) -> None:
@@ -261,10 +281,63 @@ class Propagation:
         async with self._publishing:
             await self._publish()
 
-    def _certain(self, version: int) -> float:
+    async def check(self) -> None:
+        """What is to be done every second: publishes what nobody has, and tells the other servers that we are here."""
+        if self.peers is None:
+            await self.announce()
+            return
+        for session in self._sessions.values():
+            self._note(session, connected=session.silent_for(self._monotonic()) < SILENT_S)
+        await self.peers.check(self._catch_up)
+        await self._forget_expired()
+
+    async def hear(self, signals: set[Signal]) -> None:
+        """Acts on what another server has committed."""
+        if Signal.CHANGES in signals:
+            await self.announce()
+        if Signal.PROXIES in signals and self._waiting:
+            await self._look(self._monotonic())
+
+    async def _catch_up(self) -> None:
+        await self.announce()
+        await self._look(self._monotonic())
+
+    async def _look(self, not_before: float) -> None:
+        """Reads who else may be serving, and lets go of who watches another server by now, or is given up by one."""
+        if self.peers is None:
+            return
+        sessions, silent, gone = dict(self._sessions), dict(self._silent), set(self._gone)
+        if await self.peers.look(not_before):
+            kept = {row.session for row in self.peers.rows}
+            for proxy_id, session in sessions.items():
+                if session.proxy.session not in kept and self._sessions.get(proxy_id) is session:
+                    session.close()
+                    del self._sessions[proxy_id]
+            for proxy_id, one in silent.items():
+                if one.proxy.session not in kept and self._silent.get(proxy_id) is one:
+                    del self._silent[proxy_id]
+            self._gone -= gone - kept
+            self._adopt([row for row in self.peers.rows if row.server_id == self.peers.server_id])
+        self._wake()
+
+    def _adopt(self, rows: list[KnownProxy]) -> None:
+        """Rows of ours that nobody remembers, such as those of a hello that failed, are of silent proxies."""
+        own = self._own()
+        until = self._monotonic()
+        for row in rows:
+            if row.session not in own:
+                self._silent.setdefault(row.id, _Silent(row, until + serving_time(row)))
+
+    def _own(self) -> set[str]:
+        """The names of the streams about which this server knows more than their rows tell."""
+        ours = [session.proxy for session in self._sessions.values()]
+        return self._gone.union(proxy.session for proxy in [*ours, *(one.proxy for one in self._silent.values())])
+
+    def _certain(self, version: int, committed: float) -> float:
         """From when on (monotonic) nobody serves anything older than this version."""
         lagging = [session.serves_until for session in self._sessions.values() if session.acked < version]
-        return max([*lagging, *self._silent.values()], default=0.0)
+        others = self.peers.certain(version, committed, self._own()) if self.peers else 0.0
+        return max([others, *lagging, *(one.until for one in self._silent.values())])
 
     async def _wait_until(self, moment: float) -> None:
         self._progress.clear()
@@ -286,23 +359,40 @@ class Propagation:
             if len(changes) < PAGE:
                 return
 
+    def _fall_silent(self, session: WatchSession) -> None:
+        self._silent[session.proxy.id] = _Silent(session.proxy, session.serves_until)
+        self._note(session, connected=False)
+
+    def _note(self, session: WatchSession, *, connected: bool) -> None:
+        """Has the others told, if there is anything new."""
+        news = (session.acked, connected)
+        if self.peers is not None and news != session.told:
+            session.told = news
+            self.peers.note(replace(session.proxy, acked_version=session.acked, connected=connected))
+
     async def _forget_expired(self) -> None:
         now = self._monotonic()
-        expired = [proxy_id for proxy_id, until in self._silent.items() if until <= now]
+        expired = [one.proxy for one in self._silent.values() if one.until <= now]
         # All at once: while one is forgotten durably, another may come back, and fall silent again.
-        for proxy_id in expired:
-            del self._silent[proxy_id]
-        for proxy_id in expired:
-            await self._forget(proxy_id)
+        for proxy in expired:
+            del self._silent[proxy.id]
+        if expired:
+            await self._forget(*expired)
 
-    async def _forget(self, proxy_id: str) -> None:
-        """Forgets a proxy durably, unless it has come back meanwhile: the next server would not wait for it."""
-        async with self._membership:
-            if proxy_id in self._sessions or proxy_id in self._silent:
-                return
+    async def _forget(self, *proxies: KnownProxy) -> None:
+        """Forgets proxies durably, except those that have come back: the next server would not wait for them."""
+        sessions = {proxy.session for proxy in proxies}
+        if self.peers is not None:
+            self._gone |= sessions
+        try:
             async with self._database.write() as tx:
-                await tx.proxies.remove(proxy_id)
+                for proxy in proxies:
+                    await tx.proxies.remove(proxy.id, proxy.session)
                 await tx.commit()
+        except BaseException:
+            # Their rows are such as nobody remembers.
+            self._gone -= sessions
+            raise
 
     def _wake(self) -> None:
         self._progress.set()

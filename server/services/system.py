@@ -2,9 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from server.errors import Unavailable
+from server.errors import DatabaseUnavailable, Unavailable
 from server.services.propagation import Propagation
 from server.store.database import Database
 from server.store.instances import Queue
@@ -28,7 +26,7 @@ class SystemService:
         """Raises Unavailable where the database does not answer."""
         try:
             await self._database.ping()
-        except (SQLAlchemyError, OSError) as error:
+        except DatabaseUnavailable as error:
             raise _no_database() from error
 
     async def queue(self, now: datetime) -> Queue:
@@ -36,7 +34,7 @@ class SystemService:
         try:
             async with self._database.read() as tx:
                 return await tx.instances.queue(now)
-        except (SQLAlchemyError, OSError) as error:
+        except DatabaseUnavailable as error:
             raise _no_database() from error
 
 

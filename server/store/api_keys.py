@@ -45,7 +45,8 @@ class ApiKeys:
 
     async def revoke(self, key_id: str, now: datetime) -> None:
         """Marks a key as revoked."""
-        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(revoked_at=now))
+        changed = {"revoked_at": now, "revision": col(ApiKeyRow.revision) + 1}
+        await self._session.exec(update(ApiKeyRow).where(col(ApiKeyRow.id) == key_id).values(**changed))
 
     async def touch(self, key_id: str, at: datetime) -> None:
         """Notes that a key was used; an older moment than the one known changes nothing."""
@@ -81,4 +82,5 @@ def _key(row: ApiKeyRow) -> ApiKey:
         last_used_at=row.last_used_at,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        revision=row.revision,
     )

@@ -7,6 +7,7 @@ from sqlalchemy import delete, func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from server.store.dialects import Signal, Turn, take_turn
 from server.store.tables import ChangeRow
 
 
@@ -26,7 +27,13 @@ class Changes:
         self._session = session
 
     async def append(self, now: datetime, *, instance_id: str | None = None, key_sha256: bytes | None = None) -> Change:
-        """Notes a change in this transaction and gives it the next version."""
+        """Notes a change in this transaction and gives it the next version. The last thing that a transaction does.
+
+        Whoever sees a version sees every lower one that there will ever be: who has numbered a change commits before
+        the next one numbers. A sequence alone numbers in one order, and transactions commit in another.
+        """
+        await self._session.flush()
+        await take_turn(self._session, Turn.CHANGES, tell=Signal.CHANGES)
         row = ChangeRow(instance_id=instance_id, key_sha256=key_sha256, created_at=now)
         self._session.add(row)
         await self._session.flush()

@@ -1,18 +1,37 @@
 """The database and its unit of work: whoever wants rows opens one, and only what it commits stays."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from datetime import datetime
 from types import TracebackType
 from typing import Self
+from weakref import WeakValueDictionary
 
-from sqlalchemy import text
+from sqlalchemy.exc import TimeoutError as PoolExhausted
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
-from server.store.dialects import READ_ONLY, PoolUse, pool_use, writers_turn
+from server.store.dialects import (
+    PoolUse,
+    Signal,
+    Turn,
+    is_shared,
+    now,
+    pool_use,
+    reader,
+    signals,
+    take_turn,
+    try_turn,
+    writers_turn,
+)
+from server.store.events import Events
+from server.store.idempotency import IdempotencyKeys
 from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
@@ -34,6 +53,16 @@ class UnitOfWork:
         self.proxies = Proxies(session)
         self.decisions = Decisions(session)
         self.traffic = Traffic(session)
+        self.events = Events(session)
+        self.idempotency = IdempotencyKeys(session, sealer)
+
+    async def now(self, here: datetime) -> datetime:
+        """The moment by the clock that all servers share: where this one is alone its own, `here`."""
+        return await now(self._session, here)
+
+    async def try_turn(self, turn: Turn) -> bool:
+        """Whether no other transaction is at this. If so, none is until this one ends."""
+        return await try_turn(self._session, turn)
 
     async def commit(self) -> None:
         """Makes what was done lasting."""
@@ -47,24 +76,50 @@ class Database:
         self.engine = engine
         self._sealer = sealer
         self._turn = writers_turn(engine)
-        self._reader = engine.execution_options(**{READ_ONLY: True})
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._reader = reader(engine)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers may work on it too."""
+        return is_shared(self.engine)
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that may write. On SQLite writers wait for each other, first come, first served."""
-        async with self._turn, AsyncSession(self.engine, expire_on_commit=False) as session:
+    async def write(self, turn: str | None = None) -> AsyncIterator[UnitOfWork]:
+        """A transaction that may write. Raises DatabaseUnavailable.
+
+        On SQLite writers wait for each other, first come, first served. On Postgres those with the same `turn` do: the
+        id of what they look at before they write, as a rule an organization's.
+        """
+        # Those of this process queue up here: else they would hold the connections that others need to go on.
+        queue = self._turn if turn is None else self._turns.setdefault(turn, self._turn or asyncio.Lock())
+        async with queue or nullcontext(), self._session(self.engine) as session:
+            if turn is not None:
+                await take_turn(session, Turn.NAMED, turn)
             yield UnitOfWork(session, self._sealer)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that only reads, from one snapshot, and waits for nobody."""
-        async with AsyncSession(self._reader, expire_on_commit=False) as session:
+        """A transaction that only reads, from one snapshot, and waits for nobody. Raises DatabaseUnavailable."""
+        async with self._session(self._reader) as session:
             yield UnitOfWork(session, self._sealer)
 
+    @asynccontextmanager
+    async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:
+        try:
+            async with AsyncSession(engine, expire_on_commit=False) as session:
+                yield session
+        except PoolExhausted as error:
+            raise DatabaseUnavailable from error
+
+    def signals(self) -> AbstractAsyncContextManager[AsyncIterator[set[Signal]]]:
+        """Listens to what the servers tell each other. Raises DatabaseUnavailable."""
+        return signals(self.engine)
+
     async def ping(self) -> None:
-        """Raises what the driver raises if the database does not answer."""
-        async with self._reader.connect() as connection:
-            await connection.execute(text("SELECT 1"))
+        """Raises DatabaseUnavailable if the database does not answer."""
+        async with self._session(self._reader) as session:
+            await session.exec(select(1))
 
     def pool_use(self) -> PoolUse:
         """How many connections are open."""

@@ -40,7 +40,7 @@ class Decisions:
                 "size": len(one.record),
                 "record": one.record,
             }
-            for one in records
+            for one in sorted(records, key=lambda one: one.id)
         ]
         if rows:
             await self._session.exec(insert(self._session, DecisionRow).on_conflict_do_nothing(), params=rows)

@@ -1,47 +1,288 @@
 """Where SQLite and Postgres differ. Nothing else in the project asks which of the two it is."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event, text
+import asyncpg
+from sqlalchemy import event, func, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, ExceptionContext
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from sqlmodel import select
 from sqlmodel.ext.asyncio.session import AsyncSession
+
+from server.configuration import StartFailed
+from server.errors import DatabaseUnavailable, FieldViolation, InvalidArgument
+from server.store.types import UtcDateTime
 
 READ_ONLY = "orch8_read_only"
 # FULL: in WAL mode, NORMAL may lose the last commits with the power, and a revocation that has answered must stand.
 PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000", "foreign_keys=ON")
+POSTGRES = ("postgresql://", "postgres://")
+# What the database says when it cannot work now, and might later (Postgres, appendix A): connections (08), resources
+# (53), an operator or a time-out (57), a deadlock, a lock that is not free, a standby that was promoted or is one.
+PASSING = ("08", "53", "57", "40P01", "55P03", "25P03", "25006")
+NO_SUCH_CHARACTER = "22021"
+SQLITE_PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN")
+CHANNEL = "orch8"
+# A connection on which nothing was heard for this long is asked whether it is alive.
+PROBE_S = 5.0
+# A server that is halted does not keep its own time-outs; ours come a little later.
+GRACE_S = 2.0
 
 
-def create_engine(url: str) -> AsyncEngine:
-    """An engine for the address, set up so that transactions mean the same on either database."""
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How many connections to Postgres there are, and how long anything there may take, in seconds."""
+
+    pool_size: int = 10
+    pool_overflow: int = 10
+    pool_timeout: float = 5
+    connect_timeout: float = 5
+    statement_timeout: float = 10
+    lock_timeout: float = 5
+    idle_timeout: float = 5
+
+    def patient(self) -> "Limits":
+        """The same for migrations, which may take long and wait for each other."""
+        return replace(self, statement_timeout=1800, lock_timeout=1800, idle_timeout=1800)
+
+
+class DatabaseRefused(StartFailed):
+    """Postgres lets nobody in with this address: there is no such database, user or password, or it makes no sense."""
+
+
+class Turn(IntEnum):
+    """What transactions on Postgres take turns at: the first key of its advisory locks."""
+
+    MIGRATION = 1
+    CHANGES = 2
+    HOUSEKEEPING = 3
+    NAMED = 4
+    SERVER = 5
+
+
+class Signal(StrEnum):
+    """What servers tell each other, over Postgres, of a transaction that is committed."""
+
+    CHANGES = "changes"
+    PROXIES = "proxies"
+
+
+def create_engine(url: str, limits: Limits | None = None) -> AsyncEngine:
+    """An engine for the address, set up so that transactions mean the same on either database.
+
+    The address is sqlite:///PATH, or what libpq takes: postgresql://USER:PASSWORD@HOST/NAME?sslmode=…
+    """
+    if url.startswith(POSTGRES):
+        engine = _postgres(url, limits or Limits())
+    else:
+        engine = create_async_engine(url.replace("sqlite://", "sqlite+aiosqlite://", 1))
+    event.listen(engine.sync_engine, "handle_error", _explain)
+    if not is_shared(engine):
         event.listen(engine.sync_engine, "connect", _prepare_sqlite)
         event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
 
 
+def is_shared(engine: AsyncEngine) -> bool:
+    """Whether several servers may work on this database at once."""
+    return engine.dialect.name != "sqlite"
+
+
+def reader(engine: AsyncEngine) -> AsyncEngine:
+    """The same engine for transactions that only read, from one snapshot."""
+    if is_shared(engine):
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return engine.execution_options(**{READ_ONLY: True})
+
+
 def insert(session: AsyncSession, table: Any) -> "sqlite.Insert | postgresql.Insert":
     """An INSERT that can say what happens to rows that are there already (ON CONFLICT), which standard SQL cannot."""
-    if session.get_bind().dialect.name == "sqlite":
-        return sqlite.insert(table)
-    return postgresql.insert(table)
+    return postgresql.insert(table) if _on_postgres(session) else sqlite.insert(table)
 
 
-def writers_turn(engine: AsyncEngine) -> AbstractAsyncContextManager[object]:
-    """What one who writes enters first. To be entered again and again.
+def writers_turn(engine: AsyncEngine) -> asyncio.Lock | None:
+    """What one who writes enters first.
 
     SQLite has one writer at a time, and those who wait look again now and then: under load one of many waits for too
     long and fails. In this process, which is the only one, they queue up instead. Postgres needs none of it.
     """
-    return asyncio.Lock() if engine.dialect.name == "sqlite" else nullcontext()
+    return None if is_shared(engine) else asyncio.Lock()
+
+
+async def take_turn(session: AsyncSession, turn: Turn, name: str = "", *, tell: Signal | None = None) -> None:
+    """Waits until no other transaction has this turn, and has it until this one ends. SQLite's one writer has it.
+
+    `tell`: the same as signal(), at no more cost.
+    """
+    if _on_postgres(session):
+        lock = func.pg_advisory_xact_lock(int(turn), func.hashtext(name))
+        await session.exec(select(lock) if tell is None else select(lock, func.pg_notify(CHANNEL, tell.value)))
+
+
+async def try_turn(session: AsyncSession, turn: Turn) -> bool:
+    """The same without waiting. False: another transaction has it."""
+    if not _on_postgres(session):
+        return True
+    return bool((await session.exec(select(func.pg_try_advisory_xact_lock(int(turn), func.hashtext(""))))).one())
+
+
+async def now(session: AsyncSession, here: datetime) -> datetime:
+    """The moment by the one clock that all servers share: Postgres's own, or that of the one server (`here`)."""
+    if not _on_postgres(session):
+        return here
+    return (await session.exec(select(func.clock_timestamp(type_=UtcDateTime)))).one()
+
+
+async def signal(session: AsyncSession, what: Signal) -> None:
+    """Tells every server once this transaction is committed. Nobody needs telling on SQLite."""
+    if _on_postgres(session):
+        await session.exec(select(func.pg_notify(CHANNEL, what.value)))
+
+
+@asynccontextmanager
+async def signals(engine: AsyncEngine) -> AsyncIterator[AsyncIterator[set[Signal]]]:
+    """Listens to what servers tell each other, this one included; never heard on SQLite. Raises DatabaseUnavailable.
+
+    What was told before, or while nobody listened, is lost. Signals that come together are heard once.
+    """
+    async with engine.connect() as connection:
+        driver = (await connection.get_raw_connection()).driver_connection
+        assert driver is not None
+        heard = _Heard(driver)
+        try:
+            await driver.add_listener(CHANNEL, heard.hear)
+            yield heard.signals()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            raise DatabaseUnavailable from error
+        finally:
+            # It must not go back to the pool with a listener on it.
+            await connection.invalidate()
+
+
+class _Heard:
+    """What one connection has heard and nobody has taken yet."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._signals: set[Signal] = set()
+        self._news = asyncio.Event()
+        driver.add_termination_listener(lambda _: self._news.set())
+
+    def hear(self, _connection: object, _pid: int, _channel: str, payload: str) -> None:
+        # A newer server may say what this one does not know.
+        if payload in set(Signal):
+            self._signals.add(Signal(payload))
+            self._news.set()
+
+    async def signals(self) -> AsyncIterator[set[Signal]]:
+        while True:
+            try:
+                async with asyncio.timeout(PROBE_S):
+                    await self._news.wait()
+            except TimeoutError:
+                await self._driver.execute("SELECT 1", timeout=PROBE_S)
+                continue
+            if self._driver.is_closed():
+                raise DatabaseUnavailable
+            self._news.clear()
+            found, self._signals = self._signals, set()
+            yield found
+
+
+def _on_postgres(session: AsyncSession) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def _postgres(url: str, limits: Limits) -> AsyncEngine:
+    engine = create_async_engine(
+        # The address with its password stays in the closure: an engine's own address may be printed.
+        "postgresql+asyncpg://",
+        async_creator=_connector(url, limits),
+        pool_size=limits.pool_size,
+        max_overflow=limits.pool_overflow,
+        pool_timeout=limits.pool_timeout,
+        hide_parameters=True,
+    )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    return engine
+
+
+def _connector(url: str, limits: Limits) -> Callable[[], Any]:
+    settings = {
+        "application_name": "orch8-cloud",
+        # A revocation that has answered must stand, whatever this database's default is.
+        "synchronous_commit": "on",
+        "statement_timeout": _milliseconds(limits.statement_timeout),
+        "lock_timeout": _milliseconds(limits.lock_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(limits.idle_timeout),
+    }
+
+    async def connect() -> Any:
+        try:
+            return await asyncpg.connect(
+                url,
+                timeout=limits.connect_timeout,
+                command_timeout=limits.statement_timeout + GRACE_S,
+                server_settings=settings,
+            )
+        except (OSError, asyncpg.PostgresConnectionError, asyncpg.ConnectionDoesNotExistError) as error:
+            raise DatabaseUnavailable from error
+        except asyncpg.PostgresError as error:
+            if _passes(error.sqlstate):
+                raise DatabaseUnavailable from error
+            raise DatabaseRefused(str(error)) from None
+        except (asyncpg.InterfaceError, ValueError):
+            # Their own words may hold parts of the password.
+            raise DatabaseRefused("is no address that Postgres takes; is the password percent-encoded?") from None
+
+    return connect
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(int(seconds * 1000))
+
+
+def _refuse_closed(connection: Any, _record: object, _proxy: object) -> None:
+    """A restarted database has closed its connections: the pool makes a new one. Costs nothing, unlike a ping."""
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _explain(context: ExceptionContext) -> Exception | None:
+    """What a failure of the driver means to callers; None: it is a fault of ours."""
+    error = context.original_exception
+    if not isinstance(error, Exception):
+        # Cancelled: the connection is given up for that, and the cancellation goes on.
+        return None
+    state = getattr(error, "sqlstate", None)
+    if isinstance(error, OSError):
+        # Of a connection that did not answer in time nothing more is expected, not even a rollback.
+        context.is_disconnect = True
+        return DatabaseUnavailable()
+    if context.is_disconnect or _passes(state) or _passes_in_sqlite(error):
+        return DatabaseUnavailable()
+    if state == NO_SUCH_CHARACTER:
+        return InvalidArgument([FieldViolation(field="request", description="holds a character that cannot be stored")])
+    return None
+
+
+def _passes(sqlstate: str | None) -> bool:
+    return sqlstate is not None and sqlstate.startswith(PASSING)
+
+
+def _passes_in_sqlite(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorname", "").startswith(SQLITE_PASSING)
 
 
 @dataclass(frozen=True, slots=True)

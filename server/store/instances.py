@@ -1,14 +1,16 @@
 """Queries about instances: what the API asks, and what the reconciler claims."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.domain.instances import COUNTED, Desired, Instance, Phase, Region
+from server.domain.restarts import Restarts
 from server.store.sealing import Sealer
 from server.store.tables import InstanceRow
 
@@ -52,15 +54,31 @@ class Instances:
         found = await self._session.exec(query.order_by(col(InstanceRow.created_at).desc(), col(InstanceRow.id).desc()))
         return [_instance(row) for row in found]
 
-    async def get(self, org_id: str, instance_id: str) -> Instance | None:
-        """One instance of the organization that is not deleted."""
-        found = await self.find(instance_id)
+    async def get(self, org_id: str, instance_id: str, *, lock: bool = False) -> Instance | None:
+        """One instance of the organization that is not deleted. `lock`: nobody else changes it in this transaction."""
+        found = await self.find(instance_id, lock=lock)
         return found if found and found.org_id == org_id else None
 
-    async def find(self, instance_id: str) -> Instance | None:
+    async def find(self, instance_id: str, *, lock: bool = False) -> Instance | None:
         """The instance of this id, of whichever organization, that is not deleted."""
-        row = await self._session.get(InstanceRow, instance_id)
+        row = await self._session.get(InstanceRow, instance_id, with_for_update=lock)
         return _instance(row) if row and row.desired != Desired.DELETED else None
+
+    async def revisions(self, instance_ids: Collection[str]) -> dict[str, tuple[int, Desired]]:
+        """The revision of each of these instances, and what is wanted of it."""
+        columns = select(InstanceRow.id, InstanceRow.revision, InstanceRow.desired)
+        found = await self._session.exec(columns.where(col(InstanceRow.id).in_(instance_ids)))
+        return {instance_id: (revision, Desired(desired)) for instance_id, revision, desired in found}
+
+    async def phases(self, instance_ids: Collection[str]) -> dict[str, Phase]:
+        """The phase of each of these instances that there is, or was."""
+        query = select(InstanceRow.id, InstanceRow.phase).where(col(InstanceRow.id).in_(instance_ids))
+        return {instance_id: Phase(phase) for instance_id, phase in await self._session.exec(query)}
+
+    async def running(self) -> list[str]:
+        """The instances, of all organizations, whose engine should be there and was."""
+        query = select(InstanceRow.id).where(col(InstanceRow.phase) == Phase.RUNNING, _live())
+        return list(await self._session.exec(query))
 
     async def orgs(self, instance_ids: Collection[str]) -> dict[str, str]:
         """The organization of each of these instances that there is, or was."""
@@ -103,7 +121,7 @@ class Instances:
     async def want(
         self, instance_id: str, desired: Desired, phase: Phase, now: datetime, deadline_at: datetime
     ) -> None:
-        """Notes what is wanted now, and makes the instance due. Where its engine was is forgotten."""
+        """Notes what is wanted now, and makes the instance due. Where its engine was, and its error, is forgotten."""
         await self._session.exec(
             update(InstanceRow)
             .where(col(InstanceRow.id) == instance_id)
@@ -112,10 +130,13 @@ class Instances:
                 phase=phase,
                 host=None,
                 port=None,
+                error=None,
                 updated_at=now,
                 due_at=now,
                 attempts=0,
                 deadline_at=deadline_at,
+                revision=col(InstanceRow.revision) + 1,
+                **_restart_columns(Restarts()),
             )
         )
 
@@ -137,10 +158,10 @@ class Instances:
         await self._session.flush()
         return [Claim(instance=_instance(row), attempts=row.attempts, deadline_at=row.deadline_at) for row in rows]
 
-    async def desired(self, instance_id: str) -> Desired:
-        """What is wanted now of an instance that exists, deleted ones too."""
-        found = await self._session.exec(select(InstanceRow.desired).where(col(InstanceRow.id) == instance_id))
-        return Desired(found.one())
+    async def revision(self, instance_id: str) -> int:
+        """The revision of an instance that exists, deleted ones too, and no other until this transaction ends."""
+        query = select(InstanceRow.revision).where(col(InstanceRow.id) == instance_id).with_for_update()
+        return (await self._session.exec(query)).one()
 
     async def next_due(self, now: datetime) -> datetime | None:
         """When the next instance is due that nobody is at."""
@@ -155,13 +176,17 @@ class Instances:
         found = (await self._session.exec(phases.group_by(col(InstanceRow.phase)))).all()
         return Queue(due=due, oldest=oldest, phases={str(Phase(phase)): count for phase, count in found})
 
-    async def record(self, claim: Claim, owner: str, after: Instance) -> bool:
-        """Writes down what a claimed step found. False, and nothing written, where the wish has changed meanwhile."""
+    async def record(self, claim: Claim, owner: str, after: Instance) -> Instance | None:
+        """Writes down what a claimed step found. None, and nothing written, where the wish has changed meanwhile.
+
+        What the API does not show does not count as a change.
+        """
+        before = claim.instance
+        revision = before.revision + (after.updated_at != before.updated_at)
         unchanged = (
-            col(InstanceRow.id) == claim.instance.id,
+            col(InstanceRow.id) == before.id,
             col(InstanceRow.lease_owner) == owner,
-            col(InstanceRow.desired) == claim.instance.desired,
-            col(InstanceRow.phase) == claim.instance.phase,
+            col(InstanceRow.revision) == before.revision,
         )
         done = await self._session.exec(
             update(InstanceRow)
@@ -174,9 +199,11 @@ class Instances:
                 tls=after.tls,
                 upstream_headers=dict(after.upstream_headers),
                 updated_at=after.updated_at,
+                revision=revision,
+                **_restart_columns(after.restarts),
             )
         )
-        return bool(done.rowcount)
+        return replace(after, revision=revision) if done.rowcount else None
 
     async def release(self, instance_id: str, owner: str, *, due_at: datetime | None, attempts: int) -> None:
         """Lets go of a claimed instance, until it is due again."""
@@ -186,6 +213,10 @@ class Instances:
             .values(lease_owner=None, lease_until=None, due_at=due_at, attempts=attempts)
         )
 
+    async def wake(self, instance_ids: Collection[str], now: datetime) -> None:
+        """Makes these instances due now."""
+        await self._session.exec(update(InstanceRow).where(col(InstanceRow.id).in_(instance_ids)).values(due_at=now))
+
     async def extend(self, instance_id: str, deadline_at: datetime) -> None:
         """Gives a transition more time. A later deadline that was set meanwhile stands."""
         await self._session.exec(
@@ -194,10 +225,12 @@ class Instances:
             .values(deadline_at=deadline_at)
         )
 
-    async def wake_all(self, now: datetime) -> None:
-        """Takes back all leases and makes every instance due: what a lone server does at its start."""
-        kept = col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED))
-        await self._session.exec(update(InstanceRow).where(kept).values(due_at=now, lease_owner=None, lease_until=None))
+    async def wake_all(self, now: datetime, *, alone: bool) -> None:
+        """Makes every instance due, at a server's start. A lone one takes back all leases, too: nobody has them."""
+        query = update(InstanceRow).where(col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED)))
+        # Its engines may have ended with the server before it: that was not their fault.
+        query = query.values(restarts=0, restart_at=None) if alone else query.where(_free(now))
+        await self._session.exec(query.values(due_at=now, lease_owner=None, lease_until=None))
 
 
 def _live() -> ColumnElement[bool]:
@@ -210,6 +243,15 @@ def _free(now: datetime) -> ColumnElement[bool]:
 
 def _place(instance_id: str, column: str) -> str:
     return f"instances/{instance_id}/{column}"
+
+
+def _restart_columns(restarts: Restarts) -> dict[str, Any]:
+    return {
+        "restarts": restarts.count,
+        "restarts_since": restarts.since,
+        "down_since": restarts.down_since,
+        "restart_at": restarts.next_at,
+    }
 
 
 def _instance(row: InstanceRow) -> Instance:
@@ -227,4 +269,8 @@ def _instance(row: InstanceRow) -> Instance:
         upstream_headers=row.upstream_headers,
         created_at=row.created_at,
         updated_at=row.updated_at,
+        revision=row.revision,
+        restarts=Restarts(
+            count=row.restarts, since=row.restarts_since, down_since=row.down_since, next_at=row.restart_at
+        ),
     )

@@ -10,9 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.configuration import StartFailed
-from server.store.dialects import create_engine
+from server.store.dialects import Turn, create_engine, take_turn
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 NUMBERED = re.compile(r"(\d{4})_\w+\.py")
@@ -28,8 +29,10 @@ def newest() -> str:
 
 
 async def upgrade(engine: AsyncEngine) -> None:
-    """Applies every migration that is missing. Raises SchemaTooNew."""
-    async with engine.begin() as connection:
+    """Applies every migration that is missing, where servers start together once. Raises SchemaTooNew."""
+    async with AsyncSession(engine) as session, session.begin():
+        await take_turn(session, Turn.MIGRATION)
+        connection = await session.connection()
         at = await connection.run_sync(current)
         if at == newest():
             return
@@ -61,7 +64,7 @@ def _command(connection: Connection, name: str, *arguments: Any, **options: Any)
 async def write_next(name: str) -> None:
     """Writes the migration that leads from the last one to the tables as they are now."""
     with tempfile.TemporaryDirectory() as folder:
-        engine = create_engine(f"sqlite+aiosqlite:///{folder}/empty.db")
+        engine = create_engine(f"sqlite:///{folder}/empty.db")
         number = f"{int(newest()) + 1:04d}" if any((MIGRATIONS / "versions").glob("0*.py")) else "0001"
         async with engine.begin() as connection:
             if number != "0001":

@@ -59,6 +59,7 @@ class Policies:
             "enabled": fields.enabled,
             "created_at": policy.created_at,
             "updated_at": policy.updated_at,
+            "revision": policy.revision,
         }
 
     def _policy(self, row: PolicyRow) -> Policy:
@@ -68,6 +69,7 @@ class Policies:
             instance_id=row.instance_id,
             created_at=row.created_at,
             updated_at=row.updated_at,
+            revision=row.revision,
             fields=PolicyFields(
                 provider=row.provider,
                 slug=row.slug,

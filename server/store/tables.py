@@ -75,6 +75,13 @@ class InstanceRow(Table, table=True):
     lease_owner: str | None = None
     attempts: int = 0
     deadline_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # Counts the changes; what If-Match is compared with.
+    revision: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
+    # How often its engine was started again after it had ended by itself; see server.domain.restarts.
+    restarts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    restarts_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    down_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    restart_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class PolicyRow(Table, table=True):
@@ -94,6 +101,8 @@ class PolicyRow(Table, table=True):
     enabled: bool
     created_at: datetime = Field(sa_type=UtcDateTime)
     updated_at: datetime = Field(sa_type=UtcDateTime)
+    # Counts the changes; what If-Match is compared with.
+    revision: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
 
 
 class ApiKeyRow(Table, table=True):
@@ -112,6 +121,8 @@ class ApiKeyRow(Table, table=True):
     last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    # Counts the changes; what If-Match is compared with.
+    revision: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
 
 
 class ChangeRow(Table, table=True):
@@ -124,6 +135,49 @@ class ChangeRow(Table, table=True):
     instance_id: str | None = None
     key_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)
     created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+class EventRow(Table, table=True):
+    """Something that happened to an instance, in the transaction that made it so."""
+
+    __tablename__ = "events"
+    __table_args__ = (
+        Index("ix_events_org_id_id", "org_id", "id"),
+        Index("ix_events_at", "at"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
+    # No foreign keys: an event outlives its instance.
+    org_id: str
+    instance_id: str
+    kind: str
+    at: datetime = Field(sa_type=UtcDateTime)
+    details: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class IdempotencyRow(Table, table=True):
+    """A call with an Idempotency-Key: who runs it until when, and what it answered, sealed."""
+
+    __tablename__ = "idempotency_keys"
+    # The last index alone tells how many an organization has, and how much they take.
+    __table_args__ = (
+        Index("uq_idempotency_keys_org_id_method_key", "org_id", "method", "key", unique=True),
+        Index("ix_idempotency_keys_created_at", "created_at"),
+        Index("ix_idempotency_keys_org_id_created_at_size", "org_id", "created_at", "size"),
+    )
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
+    org_id: str
+    method: str
+    key: str
+    # SHA-256 of the request: two are the same where this is.
+    fingerprint: bytes = Field(sa_type=LargeBinary)
+    owner: str
+    lease_until: datetime = Field(sa_type=UtcDateTime)
+    answer: bytes | None = Field(default=None, sa_type=LargeBinary)
+    size: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class DecisionRow(Table, table=True):
@@ -162,4 +216,17 @@ class ProxyRow(Table, table=True):
 
     id: str = Field(primary_key=True)
     stale_limit_ms: int
-    seen_at: datetime = Field(sa_type=UtcDateTime)
+    # The server that it watches, or watched last, and the name of the stream: a new one with every hello.
+    server_id: str
+    session: str
+    acked_version: int = Field(sa_type=BigInteger)
+    connected: bool
+
+
+class ServerRow(Table, table=True):
+    """A server of several. Its beat grows for as long as it works."""
+
+    __tablename__ = "servers"
+
+    id: str = Field(primary_key=True)
+    beat: int = Field(sa_type=BigInteger)

@@ -39,6 +39,10 @@ class Total:
     requests: int
 
 
+def _order(one: Bucket) -> tuple[datetime, str, str, str, int]:
+    return one.minute, one.instance_id, one.key_id or "", one.policy_id or "", one.status
+
+
 class Traffic:
     """The counts' repository."""
 
@@ -56,7 +60,8 @@ class Traffic:
                 "status": one.status,
                 "requests": one.requests,
             }
-            for one in buckets
+            # In one order: two reports that add to the same rows must not wait for each other in a circle.
+            for one in sorted(buckets, key=_order)
         ]
         if not rows:
             return

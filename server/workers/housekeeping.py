@@ -1,4 +1,4 @@
-"""Throws away what nobody needs any more."""
+"""Throws away what nobody needs any more. Of several servers one does it at a time; the others leave it to that one."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,17 +7,21 @@ from functools import partial
 from typing import TypeAlias
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
-from server.services import decisions
+from server.errors import DatabaseUnavailable
+from server.services import decisions, idempotency
 from server.services.identifiers import Clock
 from server.store.database import Database, UnitOfWork
+from server.store.dialects import Turn
 
 # A proxy that was away longer than this forgets everything when it returns, whatever the log still has.
 KEEP_CHANGES = timedelta(hours=1)
 KEEP_TRAFFIC = timedelta(hours=24)
 # What the records of one organization may take. Strangers who are refused fill it, and must not fill the disk.
 ORG_RECORDS = 64 * 1024 * 1024
+KEEP_EVENTS = timedelta(days=30)
+# Of one organization: a client that suspends and resumes for ever must not fill the disk either.
+ORG_EVENTS = 10_000
 EVERY_S = 600.0
 # Rows that one transaction drops: others want to write too. And how often in one round, which bounds it.
 ROWS = 2_000
@@ -33,34 +37,54 @@ async def keep_house(database: Database, clock: Clock) -> None:
     while True:
         try:
             await sweep(database, clock)
-        except (SQLAlchemyError, OSError) as error:
-            log.warning("housekeeping.failed", error=repr(error))
+        except DatabaseUnavailable as error:
+            log.warning("housekeeping.failed", error=repr(error.__cause__))
         await asyncio.sleep(EVERY_S)
 
 
-async def sweep(database: Database, clock: Clock, *, org_records: int = ORG_RECORDS, rows: int = ROWS) -> None:
-    """One round: drops old changes, old counts, and records that are old or too many."""
+async def sweep(
+    database: Database,
+    clock: Clock,
+    *,
+    org_records: int = ORG_RECORDS,
+    org_events: int = ORG_EVENTS,
+    rows: int = ROWS,
+) -> None:
+    """One round: drops old changes, counts and answers, and records and events that are old or too many."""
     now = clock()
     async with database.write() as tx:
+        if not await tx.try_turn(Turn.HOUSEKEEPING):
+            return
         await tx.changes.forget(now - KEEP_CHANGES)
         await tx.commit()
     await _drop(database, rows, lambda tx: tx.decisions.forget(now - decisions.KEEP, rows))
     await _drop(database, rows, lambda tx: tx.traffic.forget(now - KEEP_TRAFFIC, rows))
+    await _drop(database, rows, lambda tx: tx.idempotency.forget(now - idempotency.KEEP, rows))
+    await _drop(database, rows, lambda tx: tx.events.forget(now - KEEP_EVENTS, rows))
     async with database.read() as tx:
-        crowded = await tx.decisions.crowded(org_records)
+        crowded, eventful = await tx.decisions.crowded(org_records), await tx.events.crowded(org_events)
     for org_id in crowded:
         log.warning("decisions.crowded", org_id=org_id, limit_bytes=org_records)
         await _drop(database, rows, partial(_shrink, org_id=org_id, keep=org_records, rows=rows))
+    for org_id in eventful:
+        log.warning("events.crowded", org_id=org_id, limit=org_events)
+        await _drop(database, rows, partial(_shrink_events, org_id=org_id, keep=org_events, rows=rows))
 
 
 async def _shrink(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:
     return await tx.decisions.shrink(org_id, keep, rows)
 
 
+async def _shrink_events(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:
+    return await tx.events.shrink(org_id, keep, rows)
+
+
 async def _drop(database: Database, rows: int, drop: Drop) -> None:
     """Drops rows in small transactions until there are no more of them."""
     for _ in range(TIMES):
         async with database.write() as tx:
+            if not await tx.try_turn(Turn.HOUSEKEEPING):
+                return
             done = await drop(tx)
             await tx.commit()
         if done < rows:

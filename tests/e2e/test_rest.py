@@ -169,7 +169,7 @@ async def test_life_of_a_key(http: httpx.AsyncClient, owner: dict[str, str], sta
     body = made.json()
     assert list(body) == [
         "id", "name", "prefix", "environment", "instance_id", "created_at", "last_used_at", "expires_at",
-        "revoked_at", "key",
+        "revoked_at", "key", "resource_version",
     ]  # fmt: skip
     assert body["key"].startswith(body["prefix"])
     program = {"Authorization": f"Bearer {body['key']}"}

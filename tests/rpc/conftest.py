@@ -15,6 +15,11 @@ from tests.support.runtime import MemoryRuntime
 from tests.support.server import settings
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _either_database(database_kind: str) -> None:
+    """Everything here runs on SQLite and on Postgres."""
+
+
 @pytest.fixture(scope="module")
 def runtime() -> MemoryRuntime:
     return MemoryRuntime()
@@ -29,7 +34,7 @@ async def grpc_server(
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_dir(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> Path:
     return tmp_path_factory.mktemp("data")
 
 

@@ -68,7 +68,7 @@ async def test_missing_role_is_member_and_an_unknown_one_is_refused(grpc_stub: A
     ],
 )
 async def test_bad_tokens_are_401_with_one_message(grpc_stub: Any, changes: dict[str, Any]) -> None:
-    role_claim = changes.pop("role", None)
+    role_claim = changes.get("role")
     made = sessions.token(**changes) if role_claim is None else _service_role(role_claim)
     failed = await failure(organization(grpc_stub, (("authorization", f"Bearer {made}"),)))
     assert (failed.http, failed.reason) == (401, "TOKEN_INVALID")

@@ -21,7 +21,8 @@ from server.app import open_database, running
 from server.domain.keys import digest
 from server.providers.runtime.base import Upstream
 from server.services.identifiers import utc_now
-from server.services.propagation import SILENT_S, Heartbeat, Propagation, Welcome
+from server.services.peers import SILENT_S
+from server.services.propagation import Heartbeat, Propagation, Welcome
 from server.workers.housekeeping import sweep
 from tests.support import sessions
 from tests.support.calls import eventually, failure
@@ -157,6 +158,7 @@ async def test_proxies_hear_how_many_they_are(tmp_path: Path) -> None:
     now = 0.0
     async with open_database(settings(tmp_path)) as database:
         propagation = Propagation(database, clock=utc_now, confirm_timeout=1, monotonic=lambda: now)
+        await propagation.start()
         first = await propagation.join("p1", STALE_MS, 0)
         second = await propagation.join("p2", STALE_MS, 0)
         propagation.heartbeat(first, 1)
@@ -165,6 +167,7 @@ async def test_proxies_hear_how_many_they_are(tmp_path: Path) -> None:
         assert await anext(second.messages()) == Welcome(0, False, 2)
         # One that hangs still has its connection, but takes no requests.
         now += SILENT_S
+        await propagation.check()
         propagation.heartbeat(first, 2)
         assert await anext(heard) == Heartbeat(2, 1)
         propagation.heartbeat(second, 1)

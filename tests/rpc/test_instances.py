@@ -1,4 +1,3 @@
-from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -10,7 +9,6 @@ from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 
 from server.providers.runtime.base import EngineSpec
-from server.services import instances
 from tests.support.calls import eventually, failure
 from tests.support.runtime import MemoryRuntime
 
@@ -138,17 +136,6 @@ async def test_runtime_that_is_away_delays_and_does_not_fail(
 ) -> None:
     runtime.unavailable = 2
     await settled(grpc_stub, owner, await create(grpc_stub, owner))
-
-
-@pytest.mark.parametrize(("unreachable", "status"), [(True, "running"), (False, "failed")])
-async def test_deadline_runs_only_while_the_runtime_can_be_reached(
-    grpc_stub: Any, owner: Any, runtime: MemoryRuntime, monkeypatch: pytest.MonkeyPatch, unreachable: bool, status: str
-) -> None:
-    monkeypatch.setattr(instances, "PROVISIONING_DEADLINE", timedelta(0))
-    monkeypatch.setattr(runtime, "unreachable", unreachable)
-    monkeypatch.setattr(runtime, "unavailable", 2)
-    found = await settled(grpc_stub, owner, await create(grpc_stub, owner), status)
-    assert MessageToDict(found)["error"] == (None if unreachable else "not ready in time: not now")
 
 
 async def test_crashed_engine_is_started_again(grpc_stub: Any, owner: Any, runtime: MemoryRuntime) -> None:

@@ -51,6 +51,7 @@ async def test_created_policy_shows_every_field(grpc_stub: Any, owner: Any, inst
         "config": {},
         "enabled": True,
         "warnings": [],
+        "resource_version": "1",
     }
     listed = shown(await grpc_stub.ListPolicies(pb.ListPoliciesRequest(instance_id=instance_id), metadata=owner))
     assert listed == {"items": [made]}
@@ -68,7 +69,7 @@ async def test_absent_stays_null_clears_and_a_field_is_replaced_whole(
 ) -> None:
     made = await create(grpc_stub, owner, instance_id, slug="hook", allow=[{"sub": "a"}, {"sub": "b"}])
     same = await update(grpc_stub, owner, made)
-    assert same | {"updated_at": ""} == made | {"updated_at": ""}
+    assert same | {"updated_at": "", "resource_version": "1"} == made | {"updated_at": ""}
     assert (await update(grpc_stub, owner, made, allow=[{"sub": "c"}]))["allow"] == [{"sub": "c"}]
     changed = await update(grpc_stub, owner, made, slug=None, enabled=False)
     assert (changed["slug"], changed["enabled"], changed["allow"]) == (None, False, [{"sub": "c"}])

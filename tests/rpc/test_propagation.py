@@ -19,6 +19,7 @@ from server.store.database import Database, UnitOfWork
 from server.store.dialects import create_engine
 from server.store.sealing import Sealer
 from tests.rpc.test_dataplane import Proxy
+from tests.support.databases import databases
 from tests.support.runtime import MemoryRuntime
 from tests.support.server import settings
 
@@ -34,12 +35,12 @@ class GatedDatabase(Database):
         self.held, self.go_on = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[UnitOfWork]:
+    async def write(self, turn: str | None = None) -> AsyncIterator[UnitOfWork]:
         holds, self.holds = self.holds, False
         if holds:
             self.held.set()
             await self.go_on.wait()
-        async with super().write() as tx:
+        async with super().write(turn) as tx:
             yield tx
 
 
@@ -52,8 +53,8 @@ class Time:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[GatedDatabase]:
-    async with GatedDatabase(create_engine(f"sqlite+aiosqlite:///{tmp_path}/orch8.db"), Sealer(bytes(32))) as database:
+async def database(tmp_path: Path, database_kind: str) -> AsyncIterator[GatedDatabase]:
+    async with GatedDatabase(create_engine(databases.url(tmp_path)), Sealer(bytes(32))) as database:
         await migrate.upgrade(database.engine)
         yield database
 

@@ -1,6 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -8,51 +7,16 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError, StatementError
 
 from server.domain.api_keys import ApiKey
-from server.domain.instances import Desired, Instance, Phase, Region
+from server.domain.instances import Desired, Phase
 from server.domain.policies import Policy, PolicyFields
 from server.store import dialects, migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
-from server.store.instances import EngineKeys
-from server.store.organizations import Organization
 from server.store.sealing import SealBroken, Sealer
 from server.store.tables import metadata
 from server.store.traffic import Bucket
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-KEYS = EngineKeys(engine_key="engine-secret", encryption_key="ab" * 32)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    url = f"sqlite+aiosqlite:///{tmp_path}/orch8.db"
-    async with Database(create_engine(url), Sealer(bytes(32))) as database:
-        await migrate.upgrade(database.engine)
-        async with database.write() as tx:
-            await tx.organizations.add(Organization(id="org_one", name="One", plan="free", created_at=NOW))
-            await tx.commit()
-        yield database
-
-
-def instance(number: int = 1, **changes: object) -> Instance:
-    values: dict[str, object] = {
-        "id": f"inst_{number}",
-        "org_id": "org_one",
-        "name": f"name-{number}",
-        "region": Region.WASHINGTON,
-        "desired": Desired.RUNNING,
-        "phase": Phase.PROVISIONING,
-        "created_at": NOW + timedelta(seconds=number),
-        "updated_at": NOW,
-    }
-    return Instance(**(values | changes))  # type: ignore[arg-type]
-
-
-async def add(database: Database, *found: Instance) -> None:
-    async with database.write() as tx:
-        for one in found:
-            await tx.instances.add(one, KEYS, due_at=NOW, deadline_at=NOW + timedelta(minutes=5))
-        await tx.commit()
+from tests.store.rows import KEYS, NOW, add, instance
+from tests.support.databases import databases
 
 
 async def test_migrations_make_the_tables_that_the_code_has(database: Database) -> None:
@@ -77,6 +41,17 @@ async def test_migrations_go_back_and_forth_and_a_newer_database_is_refused(data
         await connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     with pytest.raises(migrate.SchemaTooNew):
         await migrate.upgrade(database.engine)
+
+
+async def test_servers_that_start_together_migrate_once() -> None:
+    postgres = databases.postgres()
+    url = postgres.url(name := postgres.create())
+    engines = [create_engine(url) for _ in range(3)]
+    await asyncio.gather(*(migrate.upgrade(engine) for engine in engines))
+    for engine in engines:
+        await engine.dispose()
+    assert postgres.run("SELECT version_num FROM alembic_version", name) == migrate.newest()
+    postgres.drop(name)
 
 
 async def test_rows_come_back_as_they_went_in_with_times_in_utc(database: Database) -> None:
@@ -121,7 +96,7 @@ async def test_name_is_unique_among_live_instances_only(database: Database) -> N
 async def test_concurrent_writers_lose_no_update(database: Database) -> None:
     async def append() -> None:
         for _ in range(20):
-            async with database.write() as tx:
+            async with database.write("org_one") as tx:
                 latest = await tx.changes.latest()
                 change = await tx.changes.append(NOW, instance_id=f"inst_{latest}")
                 assert change.version == latest + 1
@@ -130,6 +105,31 @@ async def test_concurrent_writers_lose_no_update(database: Database) -> None:
     await asyncio.gather(*(append() for _ in range(8)))
     async with database.read() as tx:
         assert await tx.changes.latest() == 160
+
+
+async def test_nobody_sees_a_version_before_every_lower_one(database: Database) -> None:
+    """A slow transaction has numbered its change; a fast one must not overtake it."""
+
+    async def append(instance_id: str) -> None:
+        async with database.write() as tx:
+            await tx.changes.append(NOW, instance_id=instance_id)
+            await tx.commit()
+
+    async with database.write() as slow:
+        await slow.changes.append(NOW, instance_id="slow")
+        fast = [asyncio.create_task(append(f"fast_{number}")) for number in range(3)]
+        await asyncio.wait(fast, timeout=0.3)
+        async with database.read() as tx:
+            assert await tx.changes.after(0, 10) == []
+        await slow.commit()
+    await asyncio.gather(*fast)
+    async with database.write() as taken_back:
+        await taken_back.changes.append(NOW, instance_id="nothing")
+    await append("last")
+    async with database.read() as tx:
+        found = await tx.changes.after(0, 10)
+    assert [change.instance_id for change in found][::4] == ["slow", "last"]
+    assert sorted(change.version for change in found) == [change.version for change in found]
 
 
 async def test_changes_since_a_version_are_complete_or_refused(database: Database) -> None:
@@ -171,7 +171,7 @@ async def test_what_a_step_found_is_dropped_where_the_wish_has_changed(database:
         (claim,) = await tx.instances.claim_due("a", NOW, timedelta(seconds=30), 10)
         await tx.instances.want("inst_1", Desired.DELETED, Phase.DELETING, NOW, NOW)
         assert not await tx.instances.record(claim, "a", instance(phase=Phase.RUNNING))
-        assert await tx.instances.desired("inst_1") is Desired.DELETED
+        assert await tx.instances.revisions(["inst_1"]) == {"inst_1": (2, Desired.DELETED)}
 
 
 async def test_last_use_of_a_key_never_goes_back(database: Database) -> None:
@@ -273,7 +273,7 @@ async def test_many_rows_that_are_added_at_once_come_back_as_they_went_in(databa
 async def test_writers_queue_up_and_none_of_them_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite itself would turn away who has waited for the busy timeout, which a loaded machine reaches."""
     monkeypatch.setattr(dialects, "PRAGMAS", ("journal_mode=WAL", "busy_timeout=0"))
-    async with Database(create_engine(f"sqlite+aiosqlite:///{tmp_path}/orch8.db"), Sealer(bytes(32))) as database:
+    async with Database(create_engine(f"sqlite:///{tmp_path}/orch8.db"), Sealer(bytes(32))) as database:
         await migrate.upgrade(database.engine)
 
         async def write(number: int) -> int:
@@ -285,7 +285,8 @@ async def test_writers_queue_up_and_none_of_them_fails(tmp_path: Path, monkeypat
         assert await asyncio.gather(*(write(number) for number in range(20))) == list(range(1, 21))
 
 
-async def test_what_was_committed_survives_a_power_cut(database: Database) -> None:
+async def test_what_was_committed_survives_a_power_cut(database: Database, database_kind: str) -> None:
     """SQLite promises that for synchronous = FULL (2) only; a revocation that has answered must stand."""
+    asked, durable = ("PRAGMA synchronous", 2) if database_kind == "sqlite" else ("SHOW synchronous_commit", "on")
     async with database.engine.connect() as connection:
-        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar_one() == 2
+        assert (await connection.exec_driver_sql(asked)).scalar_one() == durable

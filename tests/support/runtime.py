@@ -19,7 +19,8 @@ from server.providers.runtime.base import (
 class MemoryRuntime:
     """Starts an engine after `start_looks` looks at it; `failing` and `unavailable` make it fail as real ones do.
 
-    While `held`, engines that start stay starting: what a test sees then depends on no race with the reconciler.
+    While `held`, engines that start stay starting: what a test sees then depends on no race with the reconciler. While
+    `stubborn`, engines that stop stay stopping.
     """
 
     poll_interval: float = 0.01
@@ -33,6 +34,7 @@ class MemoryRuntime:
     states: dict[str, EngineState] = field(default_factory=dict)
     looks: dict[str, int] = field(default_factory=dict)
     started: list[EngineSpec] = field(default_factory=list)
+    stubborn: bool = False
     closed: bool = False
 
     async def describe(self) -> str:
@@ -44,13 +46,15 @@ class MemoryRuntime:
         if self.unavailable > 0:
             self.unavailable -= 1
             raise RuntimeUnavailable("not now", unreachable=self.unreachable)
-        if self.states.get(spec.instance_id) not in (EngineState.STARTING, EngineState.RUNNING):
+        if self.states.get(spec.instance_id, EngineState.ABSENT) in (EngineState.STOPPED, EngineState.ABSENT):
             self.states[spec.instance_id] = EngineState.STARTING
             self.started.append(spec)
         return await self.observe(spec.instance_id)
 
     async def observe(self, instance_id: str) -> Observation:
         state = self.states.get(instance_id, EngineState.ABSENT)
+        if state is EngineState.STOPPING and not self.stubborn:
+            state = self.states[instance_id] = EngineState.STOPPED
         if state is EngineState.STARTING:
             self.looks[instance_id] = self.looks.get(instance_id, 0) + 1
             if self.looks[instance_id] > self.start_looks and not self.held:
@@ -59,10 +63,13 @@ class MemoryRuntime:
 
     async def stop(self, instance_id: str) -> Observation:
         if instance_id in self.states:
-            self.states[instance_id] = EngineState.STOPPED
+            self.states[instance_id] = EngineState.STOPPING if self.stubborn else EngineState.STOPPED
+            self.looks.pop(instance_id, None)
         return await self.observe(instance_id)
 
     async def destroy(self, instance_id: str) -> Observation:
+        if self.stubborn:
+            return await self.stop(instance_id)
         self.states.pop(instance_id, None)
         return await self.observe(instance_id)
 

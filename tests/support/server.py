@@ -1,4 +1,4 @@
-"""The real control plane in this process, on a temporary folder."""
+"""The real control plane in this process, on a temporary folder and the database of the test."""
 
 import base64
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from server.domain.addresses import Address
 from server.settings import ServerSettings
 from tests.support import sessions
+from tests.support.databases import databases
 
 DATAPLANE_TOKEN = "a-dataplane-token-for-tests"
 
@@ -16,6 +17,7 @@ def settings(folder: Path, **changes: Any) -> ServerSettings:
     values: dict[str, Any] = {
         "server_listen": Address.parse("127.0.0.1:0"),
         "data_dir": folder,
+        "database_url": databases.url(folder),
         "dataplane_token": DATAPLANE_TOKEN,
         "secret_key": base64.b64encode(bytes(range(32))).decode(),
         "supabase_jwt_secret": sessions.SECRET,

@@ -70,13 +70,15 @@ class Observation:
 class FoundEngine:
     """An engine, or what is left of one, as a sweep for orphans finds it. `name` is what the runtime calls it.
 
-    Without `instance_id` it is not one of ours. `created_at` may be later than the truth, never earlier.
+    Without `instance_id` it is not one of this installation. `is_marked`: it says so itself, and not only its name. Two
+    may share a place, so nothing else may be removed. `created_at` may be later than the truth, never earlier.
     """
 
     instance_id: str | None
     name: str
     state: EngineState
     created_at: datetime | None
+    is_marked: bool = True
 
 
 class Runtime(Protocol):
@@ -92,6 +94,8 @@ class Runtime(Protocol):
 
     async def run(self, spec: EngineSpec) -> Observation:
         """Starts the engine if it does not run, with the data that it had before. RUNNING only when it is ready.
+
+        One that is on its way down is let go down first: STOPPING or STARTING until then.
 
         Raises RuntimeFailed or RuntimeUnavailable.
         """

@@ -22,6 +22,7 @@ from server.providers.runtime.base import (
 )
 from server.providers.runtime.fly_api import FlyApi, Machine, Volume
 from server.providers.runtime.fly_config import (
+    INSTALLATION,
     INSTANCE,
     FlyConfig,
     machine_name,
@@ -131,7 +132,8 @@ class FlyRuntime:
         machines = [machine for machine in await self._api.machines(summary=False) if machine.state not in GONE]
         known = {machine.id for machine in machines} | {_instance_of(machine) for machine in machines}
         loose = [one for one in volumes if one.attached_to not in known and one.name not in known]
-        return [_found_machine(machine) for machine in machines] + [_found_volume(volume) for volume in loose]
+        found = [_found_machine(machine, self._config.installation) for machine in machines]
+        return found + [_found_volume(volume) for volume in loose]
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -291,12 +293,20 @@ def _instance_of(machine: Machine) -> str | None:
     return named if INSTANCE_ID.fullmatch(named) else None
 
 
-def _found_machine(machine: Machine) -> FoundEngine:
+def _found_machine(machine: Machine, installation: str) -> FoundEngine:
+    ours = machine.metadata.get(INSTALLATION) == installation
     return FoundEngine(
-        instance_id=_instance_of(machine), name=machine.name, state=_state(machine), created_at=machine.created_at
+        instance_id=_instance_of(machine) if ours else None,
+        name=machine.name,
+        state=_state(machine),
+        created_at=machine.created_at,
+        is_marked=ours,
     )
 
 
 def _found_volume(volume: Volume) -> FoundEngine:
+    """Volumes have no metadata: it may be that of another installation."""
     named = volume.name if INSTANCE_ID.fullmatch(volume.name) else None
-    return FoundEngine(instance_id=named, name=volume.id, state=EngineState.STOPPED, created_at=volume.created_at)
+    return FoundEngine(
+        instance_id=named, name=volume.id, state=EngineState.STOPPED, created_at=volume.created_at, is_marked=False
+    )

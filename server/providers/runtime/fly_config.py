@@ -12,6 +12,7 @@ from server.providers.runtime.environment import engine_environment
 # Metadata that says whose machine it is.
 INSTANCE = "orch8_instance"
 ORG = "orch8_org"
+INSTALLATION = "orch8_installation"
 # docs, dynamic request routing: exactly this machine, and no other in its place.
 PIN = "fly-force-instance-id"
 DATA = "/data"  # where the engine's image keeps its database
@@ -36,6 +37,8 @@ class FlyConfig:
     api_url: str
     token: str = field(repr=False)
     app: str
+    # Which of those that share the app made a machine.
+    installation: str
     image: str
     routing: Routing = Routing.PINNED
     public_url: str = ""
@@ -80,7 +83,7 @@ def machine_request(config: FlyConfig, spec: EngineSpec, volume_id: str) -> dict
             "env": environment(config, spec),
             "guest": config.guest,
             "mounts": [{"volume": volume_id, "path": DATA}],
-            "metadata": {INSTANCE: spec.instance_id, ORG: spec.org_id},
+            "metadata": {INSTANCE: spec.instance_id, ORG: spec.org_id, INSTALLATION: config.installation},
             "restart": {"policy": "on-failure", "max_retries": RESTARTS},
             "stop_config": {"signal": "SIGTERM", "timeout": "10s"},
             "services": [_service(config)] if config.routing is Routing.PINNED else [],

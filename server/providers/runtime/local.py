@@ -15,7 +15,7 @@ from server.providers.runtime.base import (
     RuntimeUnavailable,
     Upstream,
 )
-from server.providers.runtime.local_engine import LocalEngine, stop_engines
+from server.providers.runtime.local_engine import LocalEngine, end_strays, stop_engines
 from server.providers.runtime.local_folder import EngineFolder, folders, free_port
 from server.providers.runtime.local_program import EngineProgram, choose, describe, environment
 
@@ -43,6 +43,7 @@ class LocalRuntime:
         self._path = path
         self._stop_engines = stop_engines
         self._engines: dict[str, LocalEngine] = {}
+        self._swept = False
         self._http = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
     async def describe(self) -> str:
@@ -102,6 +103,9 @@ class LocalRuntime:
     def _engine(self, instance_id: str) -> LocalEngine:
         if INSTANCE_ID.fullmatch(instance_id) is None:
             raise RuntimeFailed(f"{instance_id!r} is not the id of an instance.")
+        if not self._swept:
+            self._swept = True
+            end_strays(self._root)
         if instance_id not in self._engines:
             self._engines[instance_id] = LocalEngine(EngineFolder(self._root / instance_id))
         return self._engines[instance_id]

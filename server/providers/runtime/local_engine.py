@@ -5,17 +5,19 @@ import signal
 import subprocess
 import time
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import httpx
 
 from server.providers.runtime.base import EngineState, RuntimeFailed
-from server.providers.runtime.local_folder import EngineFolder, RunNote
-from server.providers.runtime.local_process import ProcessMark
+from server.providers.runtime.local_folder import EngineFolder, RunNote, folders
+from server.providers.runtime.local_process import ProcessMark, leaders_below
 
 PROBE_TIMEOUT_S = 1.0
 PROBE_INTERVAL_S = 1.0
 SILENCE_S = 30.0  # an engine that answers nothing for so long is as good as dead
 KILL_AFTER_S = 8.0
+STRAYS_WITHIN_S = 2.0
 STARTS = 3
 _POLL_S = 0.02
 
@@ -138,6 +140,21 @@ class LocalEngine:
     def _signal(self, number: signal.Signals) -> None:
         if self._note is not None:
             self._note.process.signal_group(number)
+
+
+def end_strays(engines: Path) -> None:
+    """Kills engines that no note names: their server was killed after it had started them and before it noted it.
+
+    Nobody can be sure of such an engine's port and keys, and a second one must not work on the same data.
+    """
+    notes = (folder.read_note() for folder in folders(engines))
+    noted = {note.process for note in notes if note is not None}
+    strays = [process for process in leaders_below(engines) if process not in noted]
+    for process in strays:
+        process.signal_group(signal.SIGKILL)
+    deadline = time.monotonic() + STRAYS_WITHIN_S
+    while any(process.is_alive for process in strays) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 async def stop_engines(engines: Collection[LocalEngine], *, kill_after: float, within: float) -> None:

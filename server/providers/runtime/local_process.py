@@ -46,6 +46,19 @@ class ProcessMark:
         self.signal_group(signal.SIGCONT)
 
 
+def leaders_below(folder: Path) -> list[ProcessMark]:
+    """The processes that lead a session of their own and work in a folder, or below it. Linux only; elsewhere none."""
+    found = []
+    for entry in Path("/proc").iterdir() if sys.platform == "linux" else ():
+        if entry.name.isdigit():
+            # It may be gone by now, or another user's.
+            with suppress(OSError):
+                pid = int(entry.name)
+                if os.getsid(pid) == pid and (entry / "cwd").readlink().is_relative_to(folder):
+                    found.append(ProcessMark.of(pid))
+    return found
+
+
 def _started(pid: int) -> str | None:
     """When a process was started, as the system says it; None where there is no such process."""
     return _started_linux(pid) if sys.platform == "linux" else _started_elsewhere(pid)

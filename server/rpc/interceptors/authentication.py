@@ -28,6 +28,11 @@ def caller() -> Caller:
     return found
 
 
+def known_caller() -> Caller | None:
+    """Who calls the method that runs now; None where anyone may, or it is a part of ours."""
+    return _caller.get()
+
+
 def member() -> Member:
     """The member who calls the method that runs now; programs are refused."""
     found = caller()

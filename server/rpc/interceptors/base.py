@@ -34,19 +34,27 @@ class Undecodable:
 
 
 Check = Callable[[Call, Message], None]
+Behavior = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+# Runs a method that answers once, or finds another answer; one of bytes is sent as it is.
+Execute = Callable[[Call, Any, grpc.aio.ServicerContext[Any, Any], Behavior], Awaitable[Any]]
 Around = Callable[[Call, grpc.aio.ServicerContext[Any, Any]], AbstractAsyncContextManager[None]]
 Proceed = Callable[[grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Runs context managers around every call, and checks on its request, once the caller may make the call at all."""
+    """Runs context managers around every call, and checks on its request, once the caller may make the call at all.
+
+    `execute` then runs those that answer once.
+    """
 
     def __init__(
         self,
         make_call: Callable[[grpc.HandlerCallDetails], Call],
         arounds: tuple[Around, ...],
         checks: tuple[Check, ...],
+        execute: Execute,
     ) -> None:
+        self._execute = execute
         self._make_call = make_call
         self._arounds = arounds
         self._checks = checks
@@ -68,7 +76,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def run(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with _nested(self._arounds, call, context):
                 self._check(call, request)
-                return await behavior(request, context)
+                return await self._execute(call, request, context, behavior)
 
         return run
 
@@ -111,7 +119,16 @@ def _rewrapped(handler: Any, behavior: Callable[..., Any]) -> grpc.RpcMethodHand
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
     make: Callable[..., grpc.RpcMethodHandler[Any, Any]] = kinds[handler.request_streaming, handler.response_streaming]
-    return make(behavior, _tolerant(handler.request_deserializer), handler.response_serializer)
+    return make(behavior, _tolerant(handler.request_deserializer), _as_it_is(handler.response_serializer))
+
+
+def _as_it_is(encode: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """An encoder that leaves bytes alone."""
+
+    def encoded(answer: Any) -> bytes:
+        return answer if isinstance(answer, bytes) or encode is None else encode(answer)
+
+    return encoded
 
 
 def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 import structlog
 
-from server.errors import CloudError
+from server.errors import CloudError, DatabaseUnavailable
 from server.rpc.interceptors.base import Call
 from server.rpc.status import internal, to_status
 
@@ -22,6 +22,8 @@ async def map_errors(call: Call, context: grpc.aio.ServicerContext[Any, Any]) ->
         call.notes["outcome"] = "ok"
     except CloudError as error:
         call.notes["outcome"] = error.reason
+        if isinstance(error, DatabaseUnavailable):
+            log.warning("rpc.no_database", method=call.method, request_id=call.request_id, why=repr(error.__cause__))
         await context.abort_with_status(to_status(error))
     except grpc.aio.AbortError:
         raise

@@ -24,6 +24,7 @@ def config(fly: Fly, **changes: Any) -> FlyConfig:
         "api_url": fly.api_url,
         "token": fly.token,
         "app": fly.app,
+        "installation": "ours",
         "image": "ghcr.io/orch8-io/engine:0.7.1",
         "routing": Routing.PINNED,
         "public_url": fly.edge_url,

@@ -91,7 +91,8 @@ async def test_machine_is_what_the_operator_chose(fly: Fly) -> None:
         assert machine.region == volume.region == "iad"
         assert volume.size_gb == 7
         assert machine.config["guest"] == {"cpu_kind": "shared", "cpus": 2, "memory_mb": 1024}
-        assert machine.config["metadata"] == {"orch8_instance": ID, "orch8_org": "org_1"}
+        mark = {"orch8_instance": ID, "orch8_org": "org_1", "orch8_installation": "ours"}
+        assert machine.config["metadata"] == mark
         assert machine.config["mounts"] == [{"volume": volume.id, "path": "/data"}]
         (service,) = machine.config["services"]
         assert (service["autostart"], service["autostop"]) == (False, "off")
@@ -357,9 +358,21 @@ async def test_what_exists_is_listed(fly: Fly) -> None:
         )
         assert found["inst_loose"].state is EngineState.STOPPED
         assert found["inst_loose"].created_at is not None
+        assert not found["inst_loose"].is_marked, "a volume cannot say whose it is"
         assert found["theirs"].instance_id is None
         await until(EngineState.ABSENT, lambda: made.destroy("inst_loose"))
         assert "inst_loose" not in {engine.instance_id for engine in await made.engines()}
+
+
+async def test_machines_of_another_installation_are_not_ours(fly: Fly) -> None:
+    """Two may share an app; neither may take the other's engines for orphans."""
+    fly.runs_engines = False
+    async with runtime(fly) as ours, runtime(fly, installation="theirs") as theirs:
+        await theirs.run(SPEC)
+        (found,) = await ours.engines()
+        assert (found.instance_id, found.is_marked, found.name) == (None, False, NAME)
+        (found,) = await theirs.engines()
+        assert (found.instance_id, found.is_marked) == (ID, True)
 
 
 @pytest.mark.parametrize("name", ["", "inst_", "../inst_a", "inst_A", "inst_a\n", "inst_" + "a" * 26])

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -287,6 +287,32 @@ async def test_engine_that_survived_its_server_is_found_again(data: Path, engine
         assert (await made.run(SPEC)).state is EngineState.RUNNING
         assert pid_of(data) == survivor
     assert not stand_in.is_running(survivor)
+
+
+@pytest.fixture
+def sleepers(data: Path, tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two processes that only sleep: one in the folder of an engine, without a note, and one elsewhere."""
+    folder = data / "engines" / ID
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    made = [subprocess.Popen(command, cwd=place, start_new_session=True) for place in (folder, tmp_path)]
+    yield made
+    for process in made:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not tell in which folder it works")
+async def test_engine_that_its_server_could_not_note_is_ended_and_replaced(
+    data: Path, engine_bin: Path, sleepers: list[subprocess.Popen[bytes]]
+) -> None:
+    """The server was killed between the start and the note. Whatever works in other folders is left alone."""
+    stray, stranger = sleepers
+    async with runtime(data, engine_bin=engine_bin) as made:
+        await started(made)
+        assert stray.poll() is not None
+        assert stand_in.is_running(pid_of(data))
+    assert stranger.poll() is None
 
 
 async def test_sweep_stops_engines_of_a_crashed_server(data: Path, survivor: int) -> None:

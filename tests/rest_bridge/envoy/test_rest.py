@@ -27,6 +27,7 @@ async def test_a_list_is_bare_and_nulls_are_printed(edge: Edge) -> None:
         "status": "",
         "connection_url": "",
         "error": None,
+        "resource_version": "",
     }
     assert got.headers["x-orch8-version"] == "7"
     assert got.headers["x-request-id"]
@@ -252,7 +253,9 @@ async def test_pages_of_allowed_sites_may_call(edge: Edge) -> None:
         assert got.headers["access-control-allow-origin"] == ORIGIN
     edge.server.answers["ListInstances"] = answering(instances_pb2.ListInstancesResponse())
     got = await edge.http.get("/api/instances", headers={"origin": ORIGIN})
-    assert "x-request-id" in got.headers["access-control-expose-headers"]
+    assert {"x-request-id", "etag", "idempotent-replayed"} <= set(
+        got.headers["access-control-expose-headers"].split(", ")
+    )
     stranger = await edge.http.get("/api/instances", headers={"origin": "https://evil.test"})
     assert "access-control-allow-origin" not in stranger.headers
     refused = await edge.http.options("/api/instances", headers={**asking, "origin": "https://evil.test"})

@@ -14,7 +14,15 @@ LIMITS = Limits()
 
 
 def binding(method: str, path: str, **changes: object) -> Binding:
-    values = {"rpc": "a.B.C", "method": method, "path": path, "success": 200, "unwrap": "", "streams": False}
+    values = {
+        "rpc": "a.B.C",
+        "method": method,
+        "path": path,
+        "success": 200,
+        "unwrap": "",
+        "streams": False,
+        "timeout": 0,
+    }
     return Binding(**{**values, **changes})  # type: ignore[arg-type]
 
 
@@ -63,6 +71,15 @@ def test_a_stream_is_server_sent_events_without_an_end() -> None:
 def test_only_readiness_has_to_be_told_soon() -> None:
     soon = [route["name"] for route in rest_routes(bindings(), LIMITS) if route.get("route", {}).get("timeout") == "3s"]
     assert soon == ["rest:orch8cloud.v1.SystemService.GetReadiness"]
+
+
+def test_only_what_may_wait_has_more_time_than_others() -> None:
+    (route, _) = rest_routes([binding("GET", "/api/x", timeout=75)], LIMITS)
+    assert route["route"]["timeout"] == "75s"
+    patient = {
+        route["name"] for route in rest_routes(bindings(), LIMITS) if route.get("route", {}).get("timeout") == "75s"
+    }
+    assert patient == {"rest:orch8cloud.v1.InstancesService.GetInstance"}
 
 
 def test_other_methods_of_a_path_are_told_which_there_are() -> None:

@@ -28,7 +28,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from orch8cloud.v1 import options_pb2 as orch8cloud_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1corch8cloud/v1/api_keys.proto\x12\rorch8cloud.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borch8cloud/v1/options.proto\"\xaa\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12+\n\x0binstance_id\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nexpires_at\x18\x08 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nrevoked_at\x18\t \x01(\x0b\x32\x16.google.protobuf.Value\"\x14\n\x12ListApiKeysRequest\">\n\x13ListApiKeysResponse\x12\'\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x15.orch8cloud.v1.ApiKey\"\x92\x01\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x18\n\x0binstance_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_instance_id\"\xc5\x02\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12+\n\x0binstance_id\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nexpires_at\x18\x08 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nrevoked_at\x18\t \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\n \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse2\xad\x03\n\x0e\x41piKeysService\x12\x84\x01\n\x0bListApiKeys\x12!.orch8cloud.v1.ListApiKeysRequest\x1a\".orch8cloud.v1.ListApiKeysResponse\".\x8a\xe7\x18\n\x12\x08\x61pi_keys\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0f\x12\r/api/api-keys\x12\x83\x01\n\x0c\x43reateApiKey\x12\".orch8cloud.v1.CreateApiKeyRequest\x1a#.orch8cloud.v1.CreateApiKeyResponse\"*\x8a\xe7\x18\x03\x08\xc9\x01\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x12\"\r/api/api-keys:\x01*\x12\x8d\x01\n\x0cRevokeApiKey\x12\".orch8cloud.v1.RevokeApiKeyRequest\x1a#.orch8cloud.v1.RevokeApiKeyResponse\"4\x8a\xe7\x18\x03\x08\xcc\x01\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1c*\x1a/api/api-keys/{api_key_id}b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1corch8cloud/v1/api_keys.proto\x12\rorch8cloud.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borch8cloud/v1/options.proto\"\xc4\x02\n\x06\x41piKey\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12+\n\x0binstance_id\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nexpires_at\x18\x08 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nrevoked_at\x18\t \x01(\x0b\x32\x16.google.protobuf.Value\x12\x18\n\x10resource_version\x18\n \x01(\t\"\x14\n\x12ListApiKeysRequest\">\n\x13ListApiKeysResponse\x12\'\n\x08\x61pi_keys\x18\x01 \x03(\x0b\x32\x15.orch8cloud.v1.ApiKey\"\x92\x01\n\x13\x43reateApiKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x02 \x01(\t\x12\x18\n\x0binstance_id\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\nexpires_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x0e\n\x0c_instance_id\"\xdf\x02\n\x14\x43reateApiKeyResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06prefix\x18\x03 \x01(\t\x12\x13\n\x0b\x65nvironment\x18\x04 \x01(\t\x12+\n\x0binstance_id\x18\x05 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0clast_used_at\x18\x07 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nexpires_at\x18\x08 \x01(\x0b\x32\x16.google.protobuf.Value\x12*\n\nrevoked_at\x18\t \x01(\x0b\x32\x16.google.protobuf.Value\x12\x0b\n\x03key\x18\n \x01(\t\x12\x18\n\x10resource_version\x18\x0b \x01(\t\")\n\x13RevokeApiKeyRequest\x12\x12\n\napi_key_id\x18\x01 \x01(\t\"\x16\n\x14RevokeApiKeyResponse2\xad\x03\n\x0e\x41piKeysService\x12\x84\x01\n\x0bListApiKeys\x12!.orch8cloud.v1.ListApiKeysRequest\x1a\".orch8cloud.v1.ListApiKeysResponse\".\x8a\xe7\x18\n\x12\x08\x61pi_keys\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x0f\x12\r/api/api-keys\x12\x83\x01\n\x0c\x43reateApiKey\x12\".orch8cloud.v1.CreateApiKeyRequest\x1a#.orch8cloud.v1.CreateApiKeyResponse\"*\x8a\xe7\x18\x03\x08\xc9\x01\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x12\"\r/api/api-keys:\x01*\x12\x8d\x01\n\x0cRevokeApiKey\x12\".orch8cloud.v1.RevokeApiKeyRequest\x1a#.orch8cloud.v1.RevokeApiKeyResponse\"4\x8a\xe7\x18\x03\x08\xcc\x01\x92\xe7\x18\x07\x12\x05\x61\x64min\x82\xd3\xe4\x93\x02\x1c*\x1a/api/api-keys/{api_key_id}b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,19 +42,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APIKEYSSERVICE'].methods_by_name['RevokeApiKey']._loaded_options = None
   _globals['_APIKEYSSERVICE'].methods_by_name['RevokeApiKey']._serialized_options = b'\212\347\030\003\010\314\001\222\347\030\007\022\005admin\202\323\344\223\002\034*\032/api/api-keys/{api_key_id}'
   _globals['_APIKEY']._serialized_start=170
-  _globals['_APIKEY']._serialized_end=468
-  _globals['_LISTAPIKEYSREQUEST']._serialized_start=470
-  _globals['_LISTAPIKEYSREQUEST']._serialized_end=490
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=492
-  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=554
-  _globals['_CREATEAPIKEYREQUEST']._serialized_start=557
-  _globals['_CREATEAPIKEYREQUEST']._serialized_end=703
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=706
-  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1031
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1033
-  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1074
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1076
-  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1098
-  _globals['_APIKEYSSERVICE']._serialized_start=1101
-  _globals['_APIKEYSSERVICE']._serialized_end=1530
+  _globals['_APIKEY']._serialized_end=494
+  _globals['_LISTAPIKEYSREQUEST']._serialized_start=496
+  _globals['_LISTAPIKEYSREQUEST']._serialized_end=516
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_start=518
+  _globals['_LISTAPIKEYSRESPONSE']._serialized_end=580
+  _globals['_CREATEAPIKEYREQUEST']._serialized_start=583
+  _globals['_CREATEAPIKEYREQUEST']._serialized_end=729
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_start=732
+  _globals['_CREATEAPIKEYRESPONSE']._serialized_end=1083
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_start=1085
+  _globals['_REVOKEAPIKEYREQUEST']._serialized_end=1126
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_start=1128
+  _globals['_REVOKEAPIKEYRESPONSE']._serialized_end=1150
+  _globals['_APIKEYSSERVICE']._serialized_start=1153
+  _globals['_APIKEYSSERVICE']._serialized_end=1582
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class ApiKey(_message.Message):
     LAST_USED_AT_FIELD_NUMBER: _builtins.int
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the key, "key_" and 20 letters or digits."""
     name: _builtins.str
@@ -45,6 +46,10 @@ class ApiKey(_message.Message):
     """
     environment: _builtins.str
     """"live" or "test". Both have the same permissions."""
+    resource_version: _builtins.str
+    """Another one after every change but a use of the key. To revoke it only if it is still as it was read, send this as
+    If-Match: "<resource_version>" (in gRPC the metadata if-match).
+    """
     @_builtins.property
     def instance_id(self) -> _struct_pb2.Value:
         """The one instance that the key reaches, a string. null: every instance of the organization."""
@@ -77,10 +82,11 @@ class ApiKey(_message.Message):
         last_used_at: _struct_pb2.Value | None = ...,
         expires_at: _struct_pb2.Value | None = ...,
         revoked_at: _struct_pb2.Value | None = ...,
+        resource_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "instance_id", b"instance_id", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "expires_at", b"expires_at", "id", b"id", "instance_id", b"instance_id", "last_used_at", b"last_used_at", "name", b"name", "prefix", b"prefix", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "expires_at", b"expires_at", "id", b"id", "instance_id", b"instance_id", "last_used_at", b"last_used_at", "name", b"name", "prefix", b"prefix", "resource_version", b"resource_version", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -181,6 +187,7 @@ class CreateApiKeyResponse(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     KEY_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """See ApiKey.id."""
     name: _builtins.str
@@ -191,6 +198,8 @@ class CreateApiKeyResponse(_message.Message):
     """See ApiKey.environment."""
     key: _builtins.str
     """The key: send it as "Authorization: Bearer <key>". It is shown this once and cannot be read again."""
+    resource_version: _builtins.str
+    """See ApiKey.resource_version."""
     @_builtins.property
     def instance_id(self) -> _struct_pb2.Value:
         """See ApiKey.instance_id."""
@@ -224,10 +233,11 @@ class CreateApiKeyResponse(_message.Message):
         expires_at: _struct_pb2.Value | None = ...,
         revoked_at: _struct_pb2.Value | None = ...,
         key: _builtins.str = ...,
+        resource_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "instance_id", b"instance_id", "last_used_at", b"last_used_at", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "expires_at", b"expires_at", "id", b"id", "instance_id", b"instance_id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "prefix", b"prefix", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "environment", b"environment", "expires_at", b"expires_at", "id", b"id", "instance_id", b"instance_id", "key", b"key", "last_used_at", b"last_used_at", "name", b"name", "prefix", b"prefix", "resource_version", b"resource_version", "revoked_at", b"revoked_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,7 +72,7 @@ class ApiKeysServiceServicer:
 
     def RevokeApiKey(self, request, context):
         """Revokes a key. When the call has succeeded, no proxy accepts the key any more. A key that is revoked already stays so.
-        Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+        Heeds If-Match. Fails with NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,7 +39,7 @@ class ApiKeysServiceStub:
     """Creates a key. The answer holds the key itself, this once. Fails with INVALID_ARGUMENT, NOT_FOUND (the instance)."""
     RevokeApiKey: _grpc.UnaryUnaryMultiCallable[_api_keys_pb2.RevokeApiKeyRequest, _api_keys_pb2.RevokeApiKeyResponse]
     """Revokes a key. When the call has succeeded, no proxy accepts the key any more. A key that is revoked already stays so.
-    Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+    Heeds If-Match. Fails with NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
 
 @_typing.type_check_only
@@ -53,7 +53,7 @@ class ApiKeysServiceAsyncStub(ApiKeysServiceStub):
     """Creates a key. The answer holds the key itself, this once. Fails with INVALID_ARGUMENT, NOT_FOUND (the instance)."""
     RevokeApiKey: _aio.UnaryUnaryMultiCallable[_api_keys_pb2.RevokeApiKeyRequest, _api_keys_pb2.RevokeApiKeyResponse]  # type: ignore[assignment]
     """Revokes a key. When the call has succeeded, no proxy accepts the key any more. A key that is revoked already stays so.
-    Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+    Heeds If-Match. Fails with NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
 
 class ApiKeysServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -82,7 +82,7 @@ class ApiKeysServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_api_keys_pb2.RevokeApiKeyResponse, _abc.Awaitable[_api_keys_pb2.RevokeApiKeyResponse]]:
         """Revokes a key. When the call has succeeded, no proxy accepts the key any more. A key that is revoked already stays so.
-        Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+        Heeds If-Match. Fails with NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
 
 def add_ApiKeysServiceServicer_to_server(servicer: ApiKeysServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -94,7 +94,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_RATE_LIMITED: _ErrorReason.ValueType  # 17
     """Too many requests. RetryInfo and Retry-After say how long to wait; `scope` says whose limit it is: "key" or
-    "organization", with the plan's requests a second, or "instance", of which too many credentials wait to be checked.
+    "organization", with the plan's requests a second, "instance", of which too many credentials wait to be checked,
+    "waiting calls", or "idempotency keys", of which an organization may have so many in 24 hours.
     Example: {"reason": "RATE_LIMITED", "metadata": {"scope": "organization", "limit": "2000", "burst": "4000"}}
     """
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 18
@@ -121,6 +122,23 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ENGINE_TIMEOUT: _ErrorReason.ValueType  # 23
     """The engine or the control plane did not answer in time.
     Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
+    """
+    ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 24
+    """The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+    again, or look. Retry-After says when to try again.
+    Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
+    """
+    ERROR_REASON_VERSION_MISMATCH: _ErrorReason.ValueType  # 25
+    """If-Match names another version of the resource than the one that there is now. Nothing was changed.
+    Example: {"reason": "VERSION_MISMATCH", "metadata": {"resource": "instance", "resource_version": "7"}}
+    """
+    ERROR_REASON_IDEMPOTENCY_MISMATCH: _ErrorReason.ValueType  # 26
+    """The Idempotency-Key was used within the last 24 hours, for the same method with another request.
+    Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "order-17"}}
+    """
+    ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: _ErrorReason.ValueType  # 27
+    """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
+    Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -196,7 +214,8 @@ Example: {"reason": "POLICY_INVALID", "metadata": {"field": "allow[2].sub"}}
 """
 ERROR_REASON_RATE_LIMITED: ErrorReason.ValueType  # 17
 """Too many requests. RetryInfo and Retry-After say how long to wait; `scope` says whose limit it is: "key" or
-"organization", with the plan's requests a second, or "instance", of which too many credentials wait to be checked.
+"organization", with the plan's requests a second, "instance", of which too many credentials wait to be checked,
+"waiting calls", or "idempotency keys", of which an organization may have so many in 24 hours.
 Example: {"reason": "RATE_LIMITED", "metadata": {"scope": "organization", "limit": "2000", "burst": "4000"}}
 """
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 18
@@ -223,6 +242,23 @@ Example: {"reason": "UNAVAILABLE", "metadata": {}}
 ERROR_REASON_ENGINE_TIMEOUT: ErrorReason.ValueType  # 23
 """The engine or the control plane did not answer in time.
 Example: {"reason": "ENGINE_TIMEOUT", "metadata": {}}
+"""
+ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 24
+"""The database of the control plane does not answer. A change that was asked for is stored as a whole or not at all: ask
+again, or look. Retry-After says when to try again.
+Example: {"reason": "DATABASE_UNAVAILABLE", "metadata": {}}
+"""
+ERROR_REASON_VERSION_MISMATCH: ErrorReason.ValueType  # 25
+"""If-Match names another version of the resource than the one that there is now. Nothing was changed.
+Example: {"reason": "VERSION_MISMATCH", "metadata": {"resource": "instance", "resource_version": "7"}}
+"""
+ERROR_REASON_IDEMPOTENCY_MISMATCH: ErrorReason.ValueType  # 26
+"""The Idempotency-Key was used within the last 24 hours, for the same method with another request.
+Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "order-17"}}
+"""
+ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 27
+"""The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
+Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -23,12 +23,13 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from orch8cloud.v1 import options_pb2 as orch8cloud_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dorch8cloud/v1/instances.proto\x12\rorch8cloud.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borch8cloud/v1/options.proto\"\xe3\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x16\n\x0e\x63onnection_url\x18\x05 \x01(\t\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x16\n\x14ListInstancesRequest\"C\n\x15ListInstancesResponse\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.orch8cloud.v1.Instance\"5\n\x15\x43reateInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\"[\n\x16\x43reateInstanceResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\")\n\x12GetInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\";\n\x14\x41\x63tOnInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"\'\n\x15\x41\x63tOnInstanceResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\",\n\x15\x44\x65leteInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteInstanceResponse\"/\n\x18GetInstanceHealthRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"<\n\x19GetInstanceHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xa9\x07\n\x10InstancesService\x12\x8f\x01\n\rListInstances\x12#.orch8cloud.v1.ListInstancesRequest\x1a$.orch8cloud.v1.ListInstancesResponse\"3\x8a\xe7\x18\x0b\x12\tinstances\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/instances\x12\x8d\x01\n\x0e\x43reateInstance\x12$.orch8cloud.v1.CreateInstanceRequest\x1a%.orch8cloud.v1.CreateInstanceResponse\".\x8a\xe7\x18\x03\x08\xc9\x01\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x13\"\x0e/api/instances:\x01*\x12}\n\x0bGetInstance\x12!.orch8cloud.v1.GetInstanceRequest\x1a\x17.orch8cloud.v1.Instance\"2\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/instances/{instance_id}\x12\xb4\x01\n\rActOnInstance\x12#.orch8cloud.v1.ActOnInstanceRequest\x1a$.orch8cloud.v1.ActOnInstanceResponse\"X\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x44\x32\x1c/api/instances/{instance_id}:\x01*Z!\"\x1c/api/instances/{instance_id}:\x01*\x12\x98\x01\n\x0e\x44\x65leteInstance\x12$.orch8cloud.v1.DeleteInstanceRequest\x1a%.orch8cloud.v1.DeleteInstanceResponse\"9\x8a\xe7\x18\x03\x08\xcc\x01\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x1e*\x1c/api/instances/{instance_id}\x12\xa1\x01\n\x11GetInstanceHealth\x12\'.orch8cloud.v1.GetInstanceHealthRequest\x1a(.orch8cloud.v1.GetInstanceHealthResponse\"9\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02%\x12#/api/instances/{instance_id}/healthb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dorch8cloud/v1/instances.proto\x12\rorch8cloud.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1borch8cloud/v1/options.proto\"\xfd\x01\n\x08Instance\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06region\x18\x03 \x01(\t\x12\x0e\n\x06status\x18\x04 \x01(\t\x12\x16\n\x0e\x63onnection_url\x18\x05 \x01(\t\x12%\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x16.google.protobuf.Value\x12.\n\ncreated_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10resource_version\x18\t \x01(\t\"\x16\n\x14ListInstancesRequest\"C\n\x15ListInstancesResponse\x12*\n\tinstances\x18\x01 \x03(\x0b\x32\x17.orch8cloud.v1.Instance\"5\n\x15\x43reateInstanceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06region\x18\x02 \x01(\t\"[\n\x16\x43reateInstanceResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06status\x18\x02 \x01(\t\x12%\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value\"R\n\x12GetInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\'\n\x04wait\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\";\n\x14\x41\x63tOnInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\x12\x0e\n\x06\x61\x63tion\x18\x02 \x01(\t\"\'\n\x15\x41\x63tOnInstanceResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\",\n\x15\x44\x65leteInstanceRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"\x18\n\x16\x44\x65leteInstanceResponse\"/\n\x18GetInstanceHealthRequest\x12\x13\n\x0binstance_id\x18\x01 \x01(\t\"<\n\x19GetInstanceHealthResponse\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t2\xb0\x07\n\x10InstancesService\x12\x8f\x01\n\rListInstances\x12#.orch8cloud.v1.ListInstancesRequest\x1a$.orch8cloud.v1.ListInstancesResponse\"3\x8a\xe7\x18\x0b\x12\tinstances\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x10\x12\x0e/api/instances\x12\x8d\x01\n\x0e\x43reateInstance\x12$.orch8cloud.v1.CreateInstanceRequest\x1a%.orch8cloud.v1.CreateInstanceResponse\".\x8a\xe7\x18\x03\x08\xc9\x01\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x13\"\x0e/api/instances:\x01*\x12\x83\x01\n\x0bGetInstance\x12!.orch8cloud.v1.GetInstanceRequest\x1a\x17.orch8cloud.v1.Instance\"8\x8a\xe7\x18\x02\x18K\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x1e\x12\x1c/api/instances/{instance_id}\x12\xb4\x01\n\rActOnInstance\x12#.orch8cloud.v1.ActOnInstanceRequest\x1a$.orch8cloud.v1.ActOnInstanceResponse\"X\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x44\x32\x1c/api/instances/{instance_id}:\x01*Z!\"\x1c/api/instances/{instance_id}:\x01*\x12\x98\x01\n\x0e\x44\x65leteInstance\x12$.orch8cloud.v1.DeleteInstanceRequest\x1a%.orch8cloud.v1.DeleteInstanceResponse\"9\x8a\xe7\x18\x03\x08\xcc\x01\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02\x1e*\x1c/api/instances/{instance_id}\x12\xa1\x01\n\x11GetInstanceHealth\x12\'.orch8cloud.v1.GetInstanceHealthRequest\x1a(.orch8cloud.v1.GetInstanceHealthResponse\"9\x92\xe7\x18\n\x12\x06member\x18\x01\x82\xd3\xe4\x93\x02%\x12#/api/instances/{instance_id}/healthb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,37 +41,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INSTANCESSERVICE'].methods_by_name['CreateInstance']._loaded_options = None
   _globals['_INSTANCESSERVICE'].methods_by_name['CreateInstance']._serialized_options = b'\212\347\030\003\010\311\001\222\347\030\n\022\006member\030\001\202\323\344\223\002\023\"\016/api/instances:\001*'
   _globals['_INSTANCESSERVICE'].methods_by_name['GetInstance']._loaded_options = None
-  _globals['_INSTANCESSERVICE'].methods_by_name['GetInstance']._serialized_options = b'\222\347\030\n\022\006member\030\001\202\323\344\223\002\036\022\034/api/instances/{instance_id}'
+  _globals['_INSTANCESSERVICE'].methods_by_name['GetInstance']._serialized_options = b'\212\347\030\002\030K\222\347\030\n\022\006member\030\001\202\323\344\223\002\036\022\034/api/instances/{instance_id}'
   _globals['_INSTANCESSERVICE'].methods_by_name['ActOnInstance']._loaded_options = None
   _globals['_INSTANCESSERVICE'].methods_by_name['ActOnInstance']._serialized_options = b'\222\347\030\n\022\006member\030\001\202\323\344\223\002D2\034/api/instances/{instance_id}:\001*Z!\"\034/api/instances/{instance_id}:\001*'
   _globals['_INSTANCESSERVICE'].methods_by_name['DeleteInstance']._loaded_options = None
   _globals['_INSTANCESSERVICE'].methods_by_name['DeleteInstance']._serialized_options = b'\212\347\030\003\010\314\001\222\347\030\n\022\006member\030\001\202\323\344\223\002\036*\034/api/instances/{instance_id}'
   _globals['_INSTANCESSERVICE'].methods_by_name['GetInstanceHealth']._loaded_options = None
   _globals['_INSTANCESSERVICE'].methods_by_name['GetInstanceHealth']._serialized_options = b'\222\347\030\n\022\006member\030\001\202\323\344\223\002%\022#/api/instances/{instance_id}/health'
-  _globals['_INSTANCE']._serialized_start=171
-  _globals['_INSTANCE']._serialized_end=398
-  _globals['_LISTINSTANCESREQUEST']._serialized_start=400
-  _globals['_LISTINSTANCESREQUEST']._serialized_end=422
-  _globals['_LISTINSTANCESRESPONSE']._serialized_start=424
-  _globals['_LISTINSTANCESRESPONSE']._serialized_end=491
-  _globals['_CREATEINSTANCEREQUEST']._serialized_start=493
-  _globals['_CREATEINSTANCEREQUEST']._serialized_end=546
-  _globals['_CREATEINSTANCERESPONSE']._serialized_start=548
-  _globals['_CREATEINSTANCERESPONSE']._serialized_end=639
-  _globals['_GETINSTANCEREQUEST']._serialized_start=641
-  _globals['_GETINSTANCEREQUEST']._serialized_end=682
-  _globals['_ACTONINSTANCEREQUEST']._serialized_start=684
-  _globals['_ACTONINSTANCEREQUEST']._serialized_end=743
-  _globals['_ACTONINSTANCERESPONSE']._serialized_start=745
-  _globals['_ACTONINSTANCERESPONSE']._serialized_end=784
-  _globals['_DELETEINSTANCEREQUEST']._serialized_start=786
-  _globals['_DELETEINSTANCEREQUEST']._serialized_end=830
-  _globals['_DELETEINSTANCERESPONSE']._serialized_start=832
-  _globals['_DELETEINSTANCERESPONSE']._serialized_end=856
-  _globals['_GETINSTANCEHEALTHREQUEST']._serialized_start=858
-  _globals['_GETINSTANCEHEALTHREQUEST']._serialized_end=905
-  _globals['_GETINSTANCEHEALTHRESPONSE']._serialized_start=907
-  _globals['_GETINSTANCEHEALTHRESPONSE']._serialized_end=967
-  _globals['_INSTANCESSERVICE']._serialized_start=970
-  _globals['_INSTANCESSERVICE']._serialized_end=1907
+  _globals['_INSTANCE']._serialized_start=203
+  _globals['_INSTANCE']._serialized_end=456
+  _globals['_LISTINSTANCESREQUEST']._serialized_start=458
+  _globals['_LISTINSTANCESREQUEST']._serialized_end=480
+  _globals['_LISTINSTANCESRESPONSE']._serialized_start=482
+  _globals['_LISTINSTANCESRESPONSE']._serialized_end=549
+  _globals['_CREATEINSTANCEREQUEST']._serialized_start=551
+  _globals['_CREATEINSTANCEREQUEST']._serialized_end=604
+  _globals['_CREATEINSTANCERESPONSE']._serialized_start=606
+  _globals['_CREATEINSTANCERESPONSE']._serialized_end=697
+  _globals['_GETINSTANCEREQUEST']._serialized_start=699
+  _globals['_GETINSTANCEREQUEST']._serialized_end=781
+  _globals['_ACTONINSTANCEREQUEST']._serialized_start=783
+  _globals['_ACTONINSTANCEREQUEST']._serialized_end=842
+  _globals['_ACTONINSTANCERESPONSE']._serialized_start=844
+  _globals['_ACTONINSTANCERESPONSE']._serialized_end=883
+  _globals['_DELETEINSTANCEREQUEST']._serialized_start=885
+  _globals['_DELETEINSTANCEREQUEST']._serialized_end=929
+  _globals['_DELETEINSTANCERESPONSE']._serialized_start=931
+  _globals['_DELETEINSTANCERESPONSE']._serialized_end=955
+  _globals['_GETINSTANCEHEALTHREQUEST']._serialized_start=957
+  _globals['_GETINSTANCEHEALTHREQUEST']._serialized_end=1004
+  _globals['_GETINSTANCEHEALTHRESPONSE']._serialized_start=1006
+  _globals['_GETINSTANCEHEALTHRESPONSE']._serialized_end=1066
+  _globals['_INSTANCESSERVICE']._serialized_start=1069
+  _globals['_INSTANCESSERVICE']._serialized_end=2013
 # @@protoc_insertion_point(module_scope)

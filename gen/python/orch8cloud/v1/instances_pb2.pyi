@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
@@ -34,6 +35,7 @@ class Instance(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the instance, "inst_" and 20 letters or digits. Never reused."""
     name: _builtins.str
@@ -46,9 +48,15 @@ class Instance(_message.Message):
     """"provisioning", "running", "suspended" or "failed"."""
     connection_url: _builtins.str
     """The base address of the engine's API through the tunnel."""
+    resource_version: _builtins.str
+    """Another one after every change. To change the instance only if it is still as it was read, send this as
+    If-Match: "<resource_version>" (in gRPC the metadata if-match). The ETag header has it too.
+    """
     @_builtins.property
     def error(self) -> _struct_pb2.Value:
-        """Why provisioning failed, a string. null unless the status is "failed"."""
+        """What is wrong, a string: why provisioning failed, why a suspend or resume takes longer than it may, or that the engine
+        ends again and again. In the last two cases it is tried again until it works. null: nothing.
+        """
 
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
@@ -69,10 +77,11 @@ class Instance(_message.Message):
         error: _struct_pb2.Value | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
+        resource_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "error", b"error", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_url", b"connection_url", "created_at", b"created_at", "error", b"error", "id", b"id", "name", b"name", "region", b"region", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection_url", b"connection_url", "created_at", b"created_at", "error", b"error", "id", b"id", "name", b"name", "region", b"region", "resource_version", b"resource_version", "status", b"status", "updated_at", b"updated_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -184,16 +193,24 @@ class GetInstanceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """See Instance.id."""
+    @_builtins.property
+    def wait(self) -> _duration_pb2.Duration:
+        """How long to wait at most until nothing is left to do for the state that is wanted, such as 30s; more than 0 and at most
+        60 seconds. The answer comes as soon as that is so, else after this time, with the state as it is then. Absent: at once.
+        """
+
     def __init__(
         self,
         *,
         instance_id: _builtins.str = ...,
+        wait: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["wait", b"wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,7 +87,8 @@ class InstancesServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetInstance(self, request, context):
-        """Returns one instance. Fails with NOT_FOUND.
+        """Returns one instance; with `wait`, as soon as it is in the state that is wanted of it. Fails with NOT_FOUND,
+        INVALID_ARGUMENT, RATE_LIMITED (too many calls wait).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -95,15 +96,17 @@ class InstancesServiceServicer:
 
     def ActOnInstance(self, request, context):
         """Suspends a running instance (its data stays, and it does not count against the plan) or resumes a suspended one. The
-        answer shows the state that was asked for. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT, PLAN_LIMIT_REACHED,
-        CHANGE_UNCONFIRMED.
+        answer shows the state that was asked for. One may be asked for while the other is still carried out: the engine goes
+        through both, and the last wish stays. Heeds If-Match. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT,
+        PLAN_LIMIT_REACHED, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DeleteInstance(self, request, context):
-        """Deletes an instance and destroys its engine with all data. Irreversible. Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+        """Deletes an instance, in whichever state, and destroys its engine with all data. Irreversible. Heeds If-Match. Fails with
+        NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

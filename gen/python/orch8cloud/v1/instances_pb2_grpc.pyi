@@ -40,14 +40,19 @@ class InstancesServiceStub:
     "failed" with an error. Fails with INVALID_ARGUMENT, NAME_TAKEN, PLAN_LIMIT_REACHED.
     """
     GetInstance: _grpc.UnaryUnaryMultiCallable[_instances_pb2.GetInstanceRequest, _instances_pb2.Instance]
-    """Returns one instance. Fails with NOT_FOUND."""
+    """Returns one instance; with `wait`, as soon as it is in the state that is wanted of it. Fails with NOT_FOUND,
+    INVALID_ARGUMENT, RATE_LIMITED (too many calls wait).
+    """
     ActOnInstance: _grpc.UnaryUnaryMultiCallable[_instances_pb2.ActOnInstanceRequest, _instances_pb2.ActOnInstanceResponse]
     """Suspends a running instance (its data stays, and it does not count against the plan) or resumes a suspended one. The
-    answer shows the state that was asked for. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT, PLAN_LIMIT_REACHED,
-    CHANGE_UNCONFIRMED.
+    answer shows the state that was asked for. One may be asked for while the other is still carried out: the engine goes
+    through both, and the last wish stays. Heeds If-Match. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT,
+    PLAN_LIMIT_REACHED, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
     DeleteInstance: _grpc.UnaryUnaryMultiCallable[_instances_pb2.DeleteInstanceRequest, _instances_pb2.DeleteInstanceResponse]
-    """Deletes an instance and destroys its engine with all data. Irreversible. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+    """Deletes an instance, in whichever state, and destroys its engine with all data. Irreversible. Heeds If-Match. Fails with
+    NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+    """
     GetInstanceHealth: _grpc.UnaryUnaryMultiCallable[_instances_pb2.GetInstanceHealthRequest, _instances_pb2.GetInstanceHealthResponse]
     """Asks the engine for its health and version. Fails with NOT_FOUND, NO_RUNNING_INSTANCE, ENGINE_ERROR."""
 
@@ -63,14 +68,19 @@ class InstancesServiceAsyncStub(InstancesServiceStub):
     "failed" with an error. Fails with INVALID_ARGUMENT, NAME_TAKEN, PLAN_LIMIT_REACHED.
     """
     GetInstance: _aio.UnaryUnaryMultiCallable[_instances_pb2.GetInstanceRequest, _instances_pb2.Instance]  # type: ignore[assignment]
-    """Returns one instance. Fails with NOT_FOUND."""
+    """Returns one instance; with `wait`, as soon as it is in the state that is wanted of it. Fails with NOT_FOUND,
+    INVALID_ARGUMENT, RATE_LIMITED (too many calls wait).
+    """
     ActOnInstance: _aio.UnaryUnaryMultiCallable[_instances_pb2.ActOnInstanceRequest, _instances_pb2.ActOnInstanceResponse]  # type: ignore[assignment]
     """Suspends a running instance (its data stays, and it does not count against the plan) or resumes a suspended one. The
-    answer shows the state that was asked for. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT, PLAN_LIMIT_REACHED,
-    CHANGE_UNCONFIRMED.
+    answer shows the state that was asked for. One may be asked for while the other is still carried out: the engine goes
+    through both, and the last wish stays. Heeds If-Match. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT,
+    PLAN_LIMIT_REACHED, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
     DeleteInstance: _aio.UnaryUnaryMultiCallable[_instances_pb2.DeleteInstanceRequest, _instances_pb2.DeleteInstanceResponse]  # type: ignore[assignment]
-    """Deletes an instance and destroys its engine with all data. Irreversible. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+    """Deletes an instance, in whichever state, and destroys its engine with all data. Irreversible. Heeds If-Match. Fails with
+    NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+    """
     GetInstanceHealth: _aio.UnaryUnaryMultiCallable[_instances_pb2.GetInstanceHealthRequest, _instances_pb2.GetInstanceHealthResponse]  # type: ignore[assignment]
     """Asks the engine for its health and version. Fails with NOT_FOUND, NO_RUNNING_INSTANCE, ENGINE_ERROR."""
 
@@ -101,7 +111,9 @@ class InstancesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _instances_pb2.GetInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_instances_pb2.Instance, _abc.Awaitable[_instances_pb2.Instance]]:
-        """Returns one instance. Fails with NOT_FOUND."""
+        """Returns one instance; with `wait`, as soon as it is in the state that is wanted of it. Fails with NOT_FOUND,
+        INVALID_ARGUMENT, RATE_LIMITED (too many calls wait).
+        """
 
     @_abc_1.abstractmethod
     def ActOnInstance(
@@ -110,8 +122,9 @@ class InstancesServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_instances_pb2.ActOnInstanceResponse, _abc.Awaitable[_instances_pb2.ActOnInstanceResponse]]:
         """Suspends a running instance (its data stays, and it does not count against the plan) or resumes a suspended one. The
-        answer shows the state that was asked for. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT, PLAN_LIMIT_REACHED,
-        CHANGE_UNCONFIRMED.
+        answer shows the state that was asked for. One may be asked for while the other is still carried out: the engine goes
+        through both, and the last wish stays. Heeds If-Match. Fails with INVALID_ARGUMENT, NOT_FOUND, STATE_CONFLICT,
+        PLAN_LIMIT_REACHED, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
 
     @_abc_1.abstractmethod
@@ -120,7 +133,9 @@ class InstancesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _instances_pb2.DeleteInstanceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_instances_pb2.DeleteInstanceResponse, _abc.Awaitable[_instances_pb2.DeleteInstanceResponse]]:
-        """Deletes an instance and destroys its engine with all data. Irreversible. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+        """Deletes an instance, in whichever state, and destroys its engine with all data. Irreversible. Heeds If-Match. Fails with
+        NOT_FOUND, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+        """
 
     @_abc_1.abstractmethod
     def GetInstanceHealth(

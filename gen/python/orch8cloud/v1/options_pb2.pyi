@@ -28,19 +28,23 @@ class RestOptions(_message.Message):
 
     SUCCESS_FIELD_NUMBER: _builtins.int
     UNWRAP_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
     success: _builtins.int
     """The status of a success. 0 means 200. 204 also removes the body."""
     unwrap: _builtins.str
     """The repeated field that REST prints as a bare array, in place of the object around it."""
+    timeout: _builtins.int
+    """Seconds within which the method answers, where it may take longer than the edge's usual limit. 0: that limit."""
     def __init__(
         self,
         *,
         success: _builtins.int = ...,
         unwrap: _builtins.str = ...,
+        timeout: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["success", b"success", "unwrap", b"unwrap"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["success", b"success", "timeout", b"timeout", "unwrap", b"unwrap"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

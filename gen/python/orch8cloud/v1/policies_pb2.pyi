@@ -38,6 +38,7 @@ class Policy(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Identifies the policy, "pol_" and 20 letters or digits."""
     instance_id: _builtins.str
@@ -48,6 +49,10 @@ class Policy(_message.Message):
     """
     enabled: _builtins.bool
     """Whether the policy is in force."""
+    resource_version: _builtins.str
+    """Another one after every change. To change the policy only if it is still as it was read, send this as
+    If-Match: "<resource_version>" (in gRPC the metadata if-match). The ETag header has it too.
+    """
     @_builtins.property
     def slug(self) -> _struct_pb2.Value:
         """The gateway slug that it protects, a string. null: it is a catch-all policy, which protects the tunnel."""
@@ -95,10 +100,11 @@ class Policy(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         warnings: _abc.Iterable[Global___PolicyWarning] | None = ...,
+        resource_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "audience", b"audience", "config", b"config", "created_at", b"created_at", "issuer", b"issuer", "slug", b"slug", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "audience", b"audience", "config", b"config", "created_at", b"created_at", "enabled", b"enabled", "id", b"id", "instance_id", b"instance_id", "issuer", b"issuer", "provider", b"provider", "slug", b"slug", "updated_at", b"updated_at", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow", b"allow", "audience", b"audience", "config", b"config", "created_at", b"created_at", "enabled", b"enabled", "id", b"id", "instance_id", b"instance_id", "issuer", b"issuer", "provider", b"provider", "resource_version", b"resource_version", "slug", b"slug", "updated_at", b"updated_at", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

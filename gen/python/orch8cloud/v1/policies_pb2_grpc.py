@@ -81,8 +81,8 @@ class PoliciesServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdatePolicy(self, request, context):
-        """Changes the fields that are given, each as a whole; the change is in force when the call returns. Fails with NOT_FOUND,
-        POLICY_INVALID, CHANGE_UNCONFIRMED.
+        """Changes the fields that are given, each as a whole; the change is in force when the call returns. Heeds If-Match. Fails
+        with NOT_FOUND, POLICY_INVALID, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +97,8 @@ class PoliciesServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DeletePolicy(self, request, context):
-        """Deletes a policy; it lets nobody in any more when the call returns. Fails with NOT_FOUND, CHANGE_UNCONFIRMED.
+        """Deletes a policy; it lets nobody in any more when the call returns. Heeds If-Match. Fails with NOT_FOUND,
+        VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

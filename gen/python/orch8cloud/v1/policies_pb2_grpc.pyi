@@ -38,15 +38,17 @@ class PoliciesServiceStub:
     CreatePolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.CreatePolicyRequest, _policies_pb2.Policy]
     """Creates a policy; it is in force when the call returns. Fails with NOT_FOUND, POLICY_INVALID, CHANGE_UNCONFIRMED."""
     UpdatePolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.UpdatePolicyRequest, _policies_pb2.Policy]
-    """Changes the fields that are given, each as a whole; the change is in force when the call returns. Fails with NOT_FOUND,
-    POLICY_INVALID, CHANGE_UNCONFIRMED.
+    """Changes the fields that are given, each as a whole; the change is in force when the call returns. Heeds If-Match. Fails
+    with NOT_FOUND, POLICY_INVALID, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
     ExplainPolicies: _grpc.UnaryUnaryMultiCallable[_policies_pb2.ExplainPoliciesRequest, _policies_pb2.ExplainPoliciesResponse]
     """Says what would happen to a request, and why: with the code that decides about real ones. Nothing is sent to the
     engine, and nothing of the credential is kept. Fails with NOT_FOUND, INVALID_ARGUMENT.
     """
     DeletePolicy: _grpc.UnaryUnaryMultiCallable[_policies_pb2.DeletePolicyRequest, _policies_pb2.DeletePolicyResponse]
-    """Deletes a policy; it lets nobody in any more when the call returns. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+    """Deletes a policy; it lets nobody in any more when the call returns. Heeds If-Match. Fails with NOT_FOUND,
+    VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+    """
 
 @_typing.type_check_only
 class PoliciesServiceAsyncStub(PoliciesServiceStub):
@@ -58,15 +60,17 @@ class PoliciesServiceAsyncStub(PoliciesServiceStub):
     CreatePolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.CreatePolicyRequest, _policies_pb2.Policy]  # type: ignore[assignment]
     """Creates a policy; it is in force when the call returns. Fails with NOT_FOUND, POLICY_INVALID, CHANGE_UNCONFIRMED."""
     UpdatePolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.UpdatePolicyRequest, _policies_pb2.Policy]  # type: ignore[assignment]
-    """Changes the fields that are given, each as a whole; the change is in force when the call returns. Fails with NOT_FOUND,
-    POLICY_INVALID, CHANGE_UNCONFIRMED.
+    """Changes the fields that are given, each as a whole; the change is in force when the call returns. Heeds If-Match. Fails
+    with NOT_FOUND, POLICY_INVALID, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
     """
     ExplainPolicies: _aio.UnaryUnaryMultiCallable[_policies_pb2.ExplainPoliciesRequest, _policies_pb2.ExplainPoliciesResponse]  # type: ignore[assignment]
     """Says what would happen to a request, and why: with the code that decides about real ones. Nothing is sent to the
     engine, and nothing of the credential is kept. Fails with NOT_FOUND, INVALID_ARGUMENT.
     """
     DeletePolicy: _aio.UnaryUnaryMultiCallable[_policies_pb2.DeletePolicyRequest, _policies_pb2.DeletePolicyResponse]  # type: ignore[assignment]
-    """Deletes a policy; it lets nobody in any more when the call returns. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+    """Deletes a policy; it lets nobody in any more when the call returns. Heeds If-Match. Fails with NOT_FOUND,
+    VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+    """
 
 class PoliciesServiceServicer(metaclass=_abc_1.ABCMeta):
     """Gateway policies: who may reach an instance's engine through the tunnel and the gateway."""
@@ -93,8 +97,8 @@ class PoliciesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.UpdatePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.Policy, _abc.Awaitable[_policies_pb2.Policy]]:
-        """Changes the fields that are given, each as a whole; the change is in force when the call returns. Fails with NOT_FOUND,
-        POLICY_INVALID, CHANGE_UNCONFIRMED.
+        """Changes the fields that are given, each as a whole; the change is in force when the call returns. Heeds If-Match. Fails
+        with NOT_FOUND, POLICY_INVALID, VERSION_MISMATCH, CHANGE_UNCONFIRMED.
         """
 
     @_abc_1.abstractmethod
@@ -113,6 +117,8 @@ class PoliciesServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _policies_pb2.DeletePolicyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_policies_pb2.DeletePolicyResponse, _abc.Awaitable[_policies_pb2.DeletePolicyResponse]]:
-        """Deletes a policy; it lets nobody in any more when the call returns. Fails with NOT_FOUND, CHANGE_UNCONFIRMED."""
+        """Deletes a policy; it lets nobody in any more when the call returns. Heeds If-Match. Fails with NOT_FOUND,
+        VERSION_MISMATCH, CHANGE_UNCONFIRMED.
+        """
 
 def add_PoliciesServiceServicer_to_server(servicer: PoliciesServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
