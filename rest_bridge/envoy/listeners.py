@@ -21,5 +21,7 @@ def listener(settings: EdgeSettings, limits: Limits) -> Json:
         "address": socket(settings.listen),
         "per_connection_buffer_limit_bytes": limits.stream_buffer,
         "enable_reuse_port": False,
+        # Else one worker takes most of the connections, and another none.
+        "connection_balance_config": {"exact_balance": {}},
         "filter_chains": [chain],
     }

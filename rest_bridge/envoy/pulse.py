@@ -1,7 +1,7 @@
 """A request a second to our own Envoy, so that no worker keeps for itself what it has counted.
 
 Workers report what they let pass unasked with a request that comes later (remembered.lua): they have no timers. Each
-pulse is a new connection, so that every worker has its turn.
+pulse is a new connection, which Envoy gives to the worker that has the fewest: an idle one has its turn.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ async def beat(address: Address, *, tls: bool) -> None:
     """Goes on until it is cancelled. Whether Envoy answers is for others to watch."""
     while True:
         await asyncio.sleep(INTERVAL_S)
-        with suppress(httpx.HTTPError):
+        with suppress(httpx.HTTPError, OSError):
             await _beat_once(address, tls=tls)
 
 

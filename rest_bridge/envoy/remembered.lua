@@ -2,8 +2,9 @@
 -- everything that is not answered here. The other half is rest_bridge/proxy/remembered.py; why it is strict stands in
 -- edge_leases.py there. Whatever fails here leaves the request undecided, so ext_authz decides.
 --
--- Only a busy worker remembers, since the first request of a lease waits for it. The question is the instance and the
--- exact Authorization header; requests whose decision may depend on more are left to ext_authz.
+-- Only a busy worker remembers, since some requests wait for its lease. The question is the instance and the exact
+-- Authorization header; requests whose decision may depend on more are left to ext_authz. What was let pass is reported at
+-- most once: a report that fails is lost, as it may have arrived.
 
 local LEASE_PATH = "/edge"
 local PROXY = "{{PROXY}}"
@@ -14,14 +15,15 @@ local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
 
 -- So many requests in so many milliseconds make a worker busy; with 0 it always is.
 local BUSY, WINDOW = {{BUSY}}, 200
--- A lease is renewed when half of it is over; without one the proxy is asked as often. Milliseconds.
-local RENEW = 100
+-- A lease is renewed when half of it is over. Where none is granted, or nobody answers, it is asked for as often as this.
+-- Milliseconds.
+local AGAIN = 1000
 -- How long the proxy may take for an answer, and what was let pass may stay unreported. Milliseconds.
 local PATIENCE, REPORT = 1000, 1000
 -- What is reported at once, and how much is remembered: names of uses, and bytes.
 local REPORTED, REMEMBERED = 200, 8 * 1024 * 1024
--- A decision weighs about so much besides its Authorization header, and larger headers are not remembered. Bytes.
-local ENTRY, LONGEST = 1024, 4096
+-- A decision weighs about so much besides its question, and longer headers and ids are not remembered. Bytes.
+local ENTRY, LONGEST, LONGEST_ID = 1024, 4096, 45
 -- How long a credential that does not pass is left to ext_authz without a question. Milliseconds.
 local REFUSED = 1000
 -- Where the proxy has known less than this worker so many times, it is the worker that starts over.
@@ -59,7 +61,8 @@ local window_end, in_window, busy = 0, 0, false
 -- What was let pass, by whose it is: shared by entries, and dropped with the last of them.
 local uses = setmetatable({}, {__mode = "v"})
 local buckets = setmetatable({}, {__mode = "v"})
-local unreported, unreported_count = {}, 0
+-- Those that have something to report, in turn.
+local queue, first, last = {}, 1, 0
 local seed, numbers, sample = string.rep("0", 24), 0, 0
 
 local function keep(id, authorization, entry)
@@ -72,7 +75,7 @@ local function keep(id, authorization, entry)
     young.of[id] = of
   end
   if of[authorization] == nil then
-    young.bytes = young.bytes + #authorization + ENTRY
+    young.bytes = young.bytes + #id + #authorization + ENTRY
   end
   of[authorization] = entry
   if type(entry) == "table" and entry.key ~= "-" then
@@ -149,24 +152,20 @@ end
 -- The lines that report what was let pass, and the uses that they are about.
 local function report()
   local lines, reported = {}, {}
-  for whose, use in pairs(unreported) do
-    if #lines == REPORTED then
-      break
-    end
-    lines[#lines + 1] = "u " .. use.count .. " " .. whose
-    reported[#reported + 1] = use
-    use.count = 0
-    unreported[whose] = nil
-    unreported_count = unreported_count - 1
+  while first <= last and #lines < REPORTED do
+    local use = queue[first]
+    queue[first], first = nil, first + 1
+    lines[#lines + 1] = "u " .. use.count .. " " .. use.whose
+    reported[#reported + 1], use.count = use, 0
   end
   return lines, reported
 end
 
-local function post(handle, first, question, asynchronous)
+local function post(handle, version, question, asynchronous)
   local lines, reported = report()
   report_at = clock() + REPORT
   question[":method"], question[":path"], question[":authority"] = "POST", LEASE_PATH, PROXY
-  local body = first
+  local body = version
   if #lines > 0 then
     body = body .. "\n" .. table.concat(lines, "\n")
   end
@@ -177,19 +176,17 @@ local function post(handle, first, question, asynchronous)
   return answer, reported
 end
 
-local function entry_of(fields, answered_at)
-  local set = {}
-  for i = 9, #fields do
-    set[#set + 1] = fields[i]
+local function entry_of(fields, asked_at)
+  local entry = {key = fields[6], use = use_of(fields[5]), pass = fields[8], removed = {}, set = {}}
+  entry.fresh_until, entry.good_until = asked_at + tonumber(fields[3]), asked_at + tonumber(fields[4])
+  set_terms(entry.use, fields[7])
+  for name in string.gmatch(fields[9], "[^,]+") do
+    entry.removed[#entry.removed + 1] = name
   end
-  local removed = {}
-  for name in string.gmatch(fields[8], "[^,]+") do
-    removed[#removed + 1] = name
+  for i = 10, #fields do
+    entry.set[#entry.set + 1] = fields[i]
   end
-  local use = use_of(fields[4])
-  set_terms(use, fields[6])
-  local good = tonumber(fields[3])
-  return {until_ = answered_at + good, key = fields[5], use = use, pass = fields[7], removed = removed, set = set}, fields[2]
+  return entry, fields[2]
 end
 
 -- A field may be empty: the subject of a token.
@@ -201,9 +198,10 @@ local function split(line)
   return fields
 end
 
--- Takes in "version milliseconds reset sample seed". False where the proxy knows less than this worker: then nothing that
--- it says may be kept.
-local function renew(line, asked_at)
+-- Takes in "version milliseconds reset sample seed", the answer to a worker that knew `asked` then. False where nothing
+-- that it says may be kept: the proxy knows less than this worker, or tells only what changed since `asked`, while this
+-- worker has started over from before that.
+local function renew(line, asked_at, asked)
   local version, lease, reset, share, random = string.match(line, "^v (%d+) (%d+) ([01]) (%S+) (%x+)$")
   version = tonumber(version)
   if known == nil and numbers == 0 then
@@ -219,30 +217,35 @@ local function renew(line, asked_at)
     return false
   end
   behind = 0
+  if reset == "0" and known ~= nil and (asked == nil or asked > known) then
+    return false
+  end
   if reset == "1" then
     forget_all()
   end
-  if tonumber(lease) > 0 then
+  local milliseconds = tonumber(lease)
+  if milliseconds > 0 then
     known = version
-    lease_until = math.max(lease_until, asked_at + tonumber(lease))
+    lease_until = math.max(lease_until, asked_at + milliseconds)
+    ask_at = math.min(ask_at, asked_at + milliseconds / 2)
   end
-  return tonumber(lease) > 0
+  return milliseconds > 0
 end
 
--- Asks the proxy, about a request where `question` has one. Gives the decision about it, its id, and whether it may be
--- repeated; nothing where it does not pass, or nobody answers.
+-- Asks the proxy, about a request where `question` has one. Gives whether it answered, and if the request passes, the
+-- decision, its id, and whether it may be repeated.
 local function ask(handle, question)
-  local asked_at = clock()
-  ask_at = asked_at + RENEW
-  local answer, reported = post(handle, known == nil and "-" or string.format("%d", known), question, false)
+  local asked_at, asked = clock(), known
+  ask_at = asked_at + AGAIN
+  local answer, reported = post(handle, asked == nil and "-" or string.format("%d", asked), question, false)
   if answer == nil then
-    return nil
+    return false
   end
   local lasting, terms, entry, decision_id = false, 0, nil, nil
   for line in string.gmatch(answer, "[^\n]+") do
     local kind = string.sub(line, 1, 1)
     if kind == "v" then
-      lasting = renew(line, asked_at)
+      lasting = renew(line, asked_at, asked)
     elseif kind == "t" then
       terms = terms + 1
       set_terms(reported[terms], string.sub(line, 3))
@@ -252,7 +255,7 @@ local function ask(handle, question)
       forget(kind, string.sub(line, 3))
     end
   end
-  return entry, decision_id, lasting
+  return true, entry, decision_id, lasting
 end
 
 local function next_number()
@@ -306,14 +309,14 @@ local function count(use)
   take(use.org)
   take(use.key)
   if use.count == 0 then
-    unreported[use.whose] = use
-    unreported_count = unreported_count + 1
+    last = last + 1
+    queue[last] = use
   end
   use.count = use.count + 1
 end
 
 local function is_good(entry, now)
-  if type(entry) ~= "table" or now >= entry.until_ or now >= lease_until then
+  if type(entry) ~= "table" or now >= entry.good_until then
     return false
   end
   return is_left(entry.use.org) and is_left(entry.use.key)
@@ -326,11 +329,7 @@ end
 
 -- Asks about a request that is not remembered: when it comes for the second time, so that what comes once costs no more.
 local function learn(handle, headers, id, authorization, entry, now, drawn)
-  local leased = now < lease_until
-  if not leased and now < ask_at then
-    return
-  end
-  if entry == nil and leased then
+  if entry == nil then
     keep(id, authorization, 0)
     return
   end
@@ -344,12 +343,15 @@ local function learn(handle, headers, id, authorization, entry, now, drawn)
   if drawn then
     question["x-orch8-drawn"] = "1"
   end
-  local found, decision_id, lasting = ask(handle, question)
+  local answered, found, decision_id, lasting = ask(handle, question)
+  if not answered then
+    return
+  end
   if found == nil then
     keep(id, authorization, clock() + REFUSED)
     return
   end
-  if lasting and found.until_ > now then
+  if lasting then
     keep(id, authorization, found)
   end
   apply(handle, found, decision_id)
@@ -358,7 +360,7 @@ end
 -- What the decision depends on, where it depends on nothing else.
 local function question_of(headers)
   local id, after = string.match(headers:get(":path") or "", "^/api/tunnel/(inst_[a-z0-9]+)(.?)")
-  if id == nil or (after ~= "" and after ~= "/" and after ~= "?") then
+  if id == nil or #id > LONGEST_ID or (after ~= "" and after ~= "/" and after ~= "?") then
     return nil
   end
   if headers:get("cookie") ~= nil or headers:get("upgrade") ~= nil or headers:getNumValues("authorization") > 1 then
@@ -384,26 +386,37 @@ local function is_busy(now)
   return busy
 end
 
-local function decide(handle, now)
-  local headers = handle:headers()
-  local id, authorization = question_of(headers)
-  if id == nil or not is_busy(now) then
-    return
+-- Whether this request has to ask: the proxy wants to see it, or its entry should be renewed. While one asks, others go on.
+local function is_drawn(entry, now)
+  if sample > 0 and math.random() < sample then
+    return true
   end
-  local entry = recall(id, authorization)
-  local drawn = sample > 0 and math.random() < sample
-  if drawn or not is_good(entry, now) then
-    learn(handle, headers, id, authorization, entry, now, drawn)
+  if type(entry) ~= "table" or now < entry.fresh_until then
+    return false
+  end
+  entry.fresh_until = now + PATIENCE
+  return true
+end
+
+local function decide(handle, now)
+  local id, authorization = question_of(handle:headers())
+  if id == nil or not is_busy(now) then
     return
   end
   if now >= ask_at then
     ask(handle, {})
-    entry = recall(id, authorization)
-    if not is_good(entry, clock()) then
-      return
-    end
+    now = clock()
   end
-  repeat_it(handle, entry)
+  if now >= lease_until then
+    return
+  end
+  local entry = recall(id, authorization)
+  local drawn = is_drawn(entry, now)
+  if drawn or not is_good(entry, now) then
+    learn(handle, handle:headers(), id, authorization, entry, now, drawn)
+  else
+    repeat_it(handle, entry)
+  end
 end
 
 function envoy_on_request(handle)
@@ -412,7 +425,7 @@ function envoy_on_request(handle)
   end
   local now = clock()
   decide(handle, now)
-  if unreported_count > 0 and now >= report_at then
+  if first <= last and now >= report_at then
     post(handle, "counts", {}, true)
   end
 end

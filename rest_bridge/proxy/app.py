@@ -83,7 +83,7 @@ class Proxy:
             async with asyncio.timeout(STOP_DEADLINE):
                 await asyncio.gather(self.traffic.flush(), self.records.flush(last=True))
         self.watcher.leave()
-        await asyncio.wait(self.tasks[:1], timeout=STOP_DEADLINE)
+        await asyncio.wait(self.tasks[:1], timeout=STOP_DEADLINE + self.knowledge.edges.over_in())
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -142,7 +142,9 @@ def build(
 
 def _knowledge(settings: ProxySettings, calls: ServerCalls, clock: Clock, *, direct: bool) -> Knowledge:
     lease = Lease(stale_limit=settings.stale_limit, clock=clock)
-    edges = EdgeLeases(lease, seconds=0 if direct else settings.edge_lease)
+    # An id of chance has no predecessor.
+    succeeds = bool(settings.proxy_id) and not direct
+    edges = EdgeLeases(lease, seconds=0 if direct else settings.edge_lease, succeeds=succeeds)
     return Knowledge(fetch_route=calls.route, fetch_key=calls.key, lease=lease, edges=edges)
 
 

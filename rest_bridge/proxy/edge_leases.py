@@ -16,6 +16,10 @@ from itertools import takewhile
 
 from rest_bridge.proxy.lease import Lease
 
+# The longest lease that the setting allows (settings.py), in seconds.
+MAX_LEASE_S = 2.0
+# A worker repeats what it heard for less than this; see remembered.py.
+_FORGOTTEN_S = 30.0
 # How many changes are kept to be told; a worker that has missed more forgets everything.
 KEPT = 500
 # How much faster than Envoy's our clock may run: twice what NTP does to a clock that it corrects (500 ppm).
@@ -42,15 +46,17 @@ class EdgeLeases:
     `seconds` is how long a lease lasts; 0: none is granted.
     """
 
-    def __init__(self, lease: Lease, *, seconds: float, kept: int = KEPT) -> None:
+    def __init__(self, lease: Lease, *, seconds: float, succeeds: bool = False, kept: int = KEPT) -> None:
+        """`succeeds`: a proxy of the same name may have been here before, and what it granted counts as ours."""
         self._lease = lease
         self._seconds = seconds
         self._version = 0
         self._complete_since = 0
         self._changes: deque[tuple[int, str]] = deque()
         self._kept = kept
-        # A proxy of the same name that was here before may have granted some until now.
-        self._over_at = lease.clock() + seconds * (1 + DRIFT) if seconds else 0.0
+        self._over_at = lease.clock() + MAX_LEASE_S * (1 + DRIFT) if succeeds else 0.0
+        # Until then versions may name something else than what a worker heard under them.
+        self._ambiguous_until = 0.0
         # Versions that are applied here, each with the time when the last lease from before it is over.
         self._settling: deque[tuple[int, float]] = deque()
         self._settled = 0
@@ -64,6 +70,8 @@ class EdgeLeases:
 
     def started_over(self, version: int) -> None:
         """Changes were missed, up to this version, which may be lower than the last one."""
+        if version < self._version:
+            self._ambiguous_until = self._lease.clock() + _FORGOTTEN_S
         self._changes.clear()
         self._complete_since = version
         self._settled = min(self._settled, version)
@@ -76,10 +84,11 @@ class EdgeLeases:
         One that knows of more than this proxy gets none: a change that it knows of might not be told to it again.
         """
         ahead = known is not None and known > self._version
-        if ahead or not self._seconds or not self._lease.lasts(self._seconds):
+        if ahead or not self._seconds or not self._lease.lasts(self._seconds * (1 + DRIFT)):
             return Renewal(self._version, 0.0)
         self._over_at = max(self._over_at, self._lease.clock() + self._seconds * (1 + DRIFT))
-        if known is None or known < self._complete_since:
+        ambiguous = self._lease.clock() < self._ambiguous_until
+        if known is None or known < self._complete_since or ambiguous:
             return Renewal(self._version, self._seconds, reset=True)
         missed = takewhile(lambda entry: entry[0] > known, reversed(self._changes))
         return Renewal(self._version, self._seconds, changes=[change for _, change in missed])

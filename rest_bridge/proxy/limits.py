@@ -166,11 +166,11 @@ class Limiter:
     ) -> Allowance:
         """Charges requests that have passed already (remembered.py), and says how many more may pass unasked.
 
-        Where they were too many, the debt delays the next: by twice the time of a bucket at most.
+        Where they were too many, since several edges let pass at once, the debt delays the next: the rate holds.
         """
         buckets = self._drained(org_id, key_id, limits, proxies)
         for bucket in buckets:
-            bucket.used = min(bucket.used + requests, 2 * bucket.burst)
+            bucket.used += requests
         left = {bucket.scope: max(0, int(bucket.left() * UNASKED)) for bucket in buckets}
         tightest = min(buckets, key=Bucket.left).standing(refused=False) if buckets else None
         return Allowance(organization=left.get(ORGANIZATION), key=left.get(KEY), tightest=tightest)

@@ -48,7 +48,7 @@ class Records:
     """Collects what is to be recorded, and reports it. What cannot be reported for long makes room for what is newer.
 
     Every refusal about an instance that exists is recorded, up to a bound; of the requests that pass, the share
-    `sample`, and the first of each policy and subject in a minute.
+    `sample`, and the first of each policy and subject that is asked about in a minute.
     """
 
     def __init__(

@@ -11,6 +11,9 @@ let pass since: `u`, a number, and whose they were. The answer is lines too, whi
 new terms for each `u`, `i` and `k` a change of an instance or a key, `e` the decision.
 """
 
+import asyncio
+import math
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,9 +39,12 @@ MAX_QUESTION = 64 * 1024
 NONE = "-"
 # The version that a worker sends which only reports.
 ONLY_COUNTS = "counts"
-# For so long a decision may be repeated. What time alone changes is noticed then: that an issuer has withdrawn a key.
-GOOD_S = 15.0
-_MINUTE_S = 60
+# For so long a decision is fresh; then one request asks again, and others go on for a moment more. What time alone
+# changes is noticed then: that an issuer has withdrawn a key. Workers and entries have their turns at different times.
+FRESH_S = (10.0, 15.0)
+MORE_S = 2.0
+# Less than remembered.lua waits: whoever it gave up must be decided, counted and charged only once, by ext_authz.
+PATIENCE_S = 0.7
 _FIELD = "\t"
 
 
@@ -161,7 +167,11 @@ class Remembered:
             return None
         since = self._knowledge.version
         trail = Trail(decision_id, method.decode("latin-1"), target)
-        admission = await self._decider.admit(trail, headers, drawn=bool(get_all(headers, DRAWN_HEADER)))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                admission = await self._decider.admit(trail, headers, drawn=bool(get_all(headers, DRAWN_HEADER)))
+        except TimeoutError:
+            return None
         if admission is None:
             return None
         return lambda version: self._told(admission, trail, lasting=version == since)
@@ -177,7 +187,7 @@ class Remembered:
         fields = (
             "e",
             trail.decision_id.decode(),
-            str(int(self._good_for(trail.credential) * 1000) if lasting else 0),
+            *self._good_for(trail.credential, lasting=lasting),
             whose.text(),
             NONE if key is None else key.hex(),
             self._terms(whose),
@@ -187,18 +197,21 @@ class Remembered:
         )
         return _FIELD.join(fields)
 
-    def _good_for(self, credential: Credential | None) -> float:
-        """Seconds for which the credential stays what it is; to the end of the minute at most.
+    def _good_for(self, credential: Credential | None, *, lasting: bool) -> tuple[str, str]:
+        """Milliseconds for which the decision is fresh, and for which it may be repeated."""
+        fresh = random.uniform(*FRESH_S) if lasting else 0.0  # noqa: S311 - when it is asked again is no secret
+        left = max(0.0, _ends_at(credential) - self._clock())
+        good = min(fresh + MORE_S, left) if lasting else 0.0
+        return str(int(fresh * 1000)), str(int(good * 1000))
 
-        The first request of a policy and subject in a minute is recorded (records.py), so it must be asked about.
-        """
-        now = self._clock()
-        until = min(now + GOOD_S, (now // _MINUTE_S + 1) * _MINUTE_S)
-        if isinstance(credential, TokenCredential):
-            until = min(until, _expiry(credential))
-        if isinstance(credential, KeyCredential) and credential.expires_at is not None:
-            until = min(until, credential.expires_at.timestamp())
-        return max(0.0, until - now)
+
+def _ends_at(credential: Credential | None) -> float:
+    """When the credential ends by itself, in seconds since 1970."""
+    if isinstance(credential, TokenCredential):
+        return _expiry(credential)
+    if isinstance(credential, KeyCredential) and credential.expires_at is not None:
+        return credential.expires_at.timestamp()
+    return math.inf
 
 
 def _expiry(token: TokenCredential) -> float:

@@ -2,8 +2,10 @@
 
 import pytest
 
-from rest_bridge.proxy.edge_leases import DRIFT, EdgeLeases
+from rest_bridge.proxy.edge_leases import DRIFT, MAX_LEASE_S, EdgeLeases
 from rest_bridge.proxy.lease import Lease
+from rest_bridge.settings import ProxySettings
+from server.configuration import StartFailed
 
 SECONDS = 0.2
 
@@ -124,9 +126,28 @@ def test_without_leases_nothing_waits() -> None:
     assert world.edges.settled() == 11
 
 
-def test_a_proxy_waits_for_leases_of_one_that_was_here_before() -> None:
-    lease = Lease(stale_limit=60, clock=Clock())
-    edges = EdgeLeases(lease, seconds=SECONDS)
+def test_a_proxy_waits_for_leases_of_one_of_its_name_that_was_here_before() -> None:
+    clock = Clock()
+    edges = EdgeLeases(Lease(stale_limit=60, clock=clock), seconds=SECONDS, succeeds=True)
     edges.started_over(10)
     assert edges.settled() == 0
-    assert edges.next_settles_in() == pytest.approx(SECONDS * (1 + DRIFT))
+    assert edges.next_settles_in() == pytest.approx(MAX_LEASE_S * (1 + DRIFT))
+    clock.now += MAX_LEASE_S * (1 + 2 * DRIFT)
+    assert edges.settled() == 10
+
+
+def test_no_lease_is_longer_than_a_successor_waits() -> None:
+    assert ProxySettings.read(dataplane_token="x" * 16, edge_lease=MAX_LEASE_S).edge_lease == MAX_LEASE_S
+    with pytest.raises(StartFailed, match="ORCH8_EDGE_LEASE"):
+        ProxySettings.read(dataplane_token="x" * 16, edge_lease=MAX_LEASE_S + 0.1)
+
+
+def test_after_versions_went_back_nobody_is_told_changes_only(world: World) -> None:
+    world.edges.started_over(4)
+    for version in range(5, 9):
+        world.edges.applied(version, "i inst_a")
+    world.lease.renew(world.clock.now)
+    assert world.edges.renew(6).reset
+    world.passes(31)
+    world.lease.renew(world.clock.now)
+    assert not world.edges.renew(6).reset
