@@ -99,6 +99,7 @@ class TestDatabase:
         return only(await network.database(cast("Any", SimpleNamespace(store_url=url))), "database")
 
     async def test_one_that_a_server_made_is_good(self, environment: Put, tmp_path: Path) -> None:
+        (tmp_path / "data").mkdir(exist_ok=True)
         async with running(server_settings(tmp_path / "data"), MemoryRuntime()):
             pass
         environment()
@@ -114,20 +115,20 @@ class TestDatabase:
             database.execute("CREATE TABLE alembic_version (version_num TEXT)")
             database.execute("INSERT INTO alembic_version VALUES (?)", (step,))
         database.close()
-        found = await self.look(f"sqlite+aiosqlite:///{file}")
+        found = await self.look(f"sqlite:///{file}")
         assert found.state is state
         assert words in f"{found.found} {found.fix}"
 
     async def test_a_new_one_is_not_made_by_looking(self, tmp_path: Path) -> None:
-        found = await self.look(f"sqlite+aiosqlite:///{tmp_path}/new/orch8.db")
+        found = await self.look(f"sqlite:///{tmp_path}/new/orch8.db")
         assert found.state is State.OK
         assert list(tmp_path.iterdir()) == []
 
     async def test_no_database_at_all(self, tmp_path: Path) -> None:
         file = tmp_path / "orch8.db"
         file.write_text("these are no tables " * 100)
-        assert (await self.look(f"sqlite+aiosqlite:///{file}")).state is State.FAILED
-        assert (await self.look(f"sqlite+aiosqlite:///{file}/below")).state is State.FAILED
+        assert (await self.look(f"sqlite:///{file}")).state is State.FAILED
+        assert (await self.look(f"sqlite:///{file}/below")).state is State.FAILED
         assert (await self.look("what is this")).state is State.FAILED
 
 

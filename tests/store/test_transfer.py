@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from server.domain.api_keys import ApiKey
+from server.domain.events import Event, EventKind
 from server.domain.policies import Policy, PolicyFields
 from server.errors import DatabaseUnavailable
 from server.store import migrate, transfer
 from server.store.database import Database
 from server.store.decisions import DecisionRecord
 from server.store.dialects import create_engine
+from server.store.idempotency import CallKey, StoredAnswer
 from server.store.organizations import Organization
 from server.store.proxies import KnownProxy
 from server.store.sealing import Sealer
@@ -28,6 +30,8 @@ KEY = ApiKey(
 )
 FIELDS = PolicyFields(provider="api-key", slug="hook", allow=({"org_id": "org_one"},), trigger_secret="a-secret")
 POLICY = Policy(id="pol_1", instance_id="inst_1", fields=FIELDS, created_at=NOW, updated_at=NOW)
+CALL = CallKey(org_id="org_one", method="/orch8cloud.v1.InstancesService/CreateInstance", key="k-1")
+ANSWER = StoredAnswer(body=b"an answer", headers=(("etag", '"1"'),), version=3)
 RECORDS = 1_234
 
 
@@ -54,6 +58,10 @@ async def source(tmp_path: Path) -> Path:
             await tx.api_keys.add(KEY)
             await tx.traffic.add([bucket(minute) for minute in range(3)])
             await tx.decisions.add([record(number) for number in range(RECORDS)])
+            await tx.events.append([event(number) for number in range(3)])
+            lease = {"lease_until": NOW + timedelta(hours=1), "forgotten": NOW - timedelta(days=1)}
+            await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="me", now=NOW, **lease)
+            await tx.idempotency.answer(CALL, "me", ANSWER)
             await tx.proxies.save(KnownProxy(id="p", stale_limit_ms=1, server_id="", session="s"))
             await tx.proxies.beat("srv", 1)
             for number in range(7):
@@ -73,6 +81,12 @@ def target(tmp_path: Path, database_kind: str) -> str:
 def bucket(minute: int) -> Bucket:
     at = NOW.replace(second=0, microsecond=0) + timedelta(minutes=minute)
     return Bucket(minute=at, instance_id="inst_1", key_id=None, policy_id=None, status=200, requests=2**40)
+
+
+def event(number: int) -> Event:
+    return Event(
+        org_id="org_one", instance_id="inst_1", kind=EventKind.RUNNING, at=NOW, details={"number": number, "why": "ü"}
+    )
 
 
 def record(number: int) -> DecisionRecord:
@@ -103,6 +117,11 @@ async def test_everything_is_moved_as_it_is_and_goes_on(source: Path, target: st
         (policy,) = await tx.policies.of_instance("inst_1")
         assert policy.fields == FIELDS
         assert (await tx.changes.append(NOW, instance_id="inst_1")).version == 9
+        lease = {"lease_until": NOW, "forgotten": NOW - timedelta(days=1)}
+        again = await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="you", now=NOW, **lease)
+        assert (again.owner, again.answer) == ("me", ANSWER)
+        await tx.events.append([event(3)])
+        assert [one.id for one in await tx.events.of_org("org_one", after=0, limit=10)] == [1, 2, 3, 4]
 
 
 async def test_target_with_rows_is_refused_and_left_alone(source: Path, target: str) -> None:

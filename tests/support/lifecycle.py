@@ -136,7 +136,14 @@ async def world(
             "clock": clock,
             "deadlines": deadlines,
         }
-        reconciler = Reconciler(**shared, runtime=memory, owner="one", changed=settling.changed, restarts=restarts)
+        reconciler = Reconciler(
+            **shared,
+            runtime=memory,
+            owner="one",
+            step_ended=lambda claim, result, seconds: None,
+            changed=settling.changed,
+            restarts=restarts,
+        )
         service = InstancesService(
             **shared,
             plans=read_plans(None),
