@@ -15,8 +15,7 @@ local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
 
 -- So many requests in so many milliseconds make a worker busy; with 0 it always is.
 local BUSY, WINDOW = {{BUSY}}, 200
--- A lease is renewed when half of it is over. Where none is granted, or nobody answers, it is asked for as often as this.
--- Milliseconds.
+-- A lease is renewed when half of it is over. Where none was granted, one is asked for as often as this. Milliseconds.
 local AGAIN = 1000
 -- How long the proxy may take for an answer, and what was let pass may stay unreported. Milliseconds.
 local PATIENCE, REPORT = 1000, 1000
@@ -56,7 +55,7 @@ end
 
 local young, old = new_half(), new_half()
 local known, lease_until, behind = nil, 0, 0
-local ask_at, report_at = 0, 0
+local ask_at, half_lease, report_at = 0, AGAIN, 0
 local window_end, in_window, busy = 0, 0, false
 -- What was let pass, by whose it is: shared by entries, and dropped with the last of them.
 local uses = setmetatable({}, {__mode = "v"})
@@ -212,7 +211,7 @@ local function renew(line, asked_at, asked)
     behind = behind + 1
     if behind >= BEHIND then
       forget_all()
-      known, lease_until, behind = nil, 0, 0
+      known, lease_until, behind, ask_at = nil, 0, 0, 0
     end
     return false
   end
@@ -226,8 +225,11 @@ local function renew(line, asked_at, asked)
   local milliseconds = tonumber(lease)
   if milliseconds > 0 then
     known = version
+    half_lease = milliseconds / 2
     lease_until = math.max(lease_until, asked_at + milliseconds)
-    ask_at = math.min(ask_at, asked_at + milliseconds / 2)
+    ask_at = lease_until - half_lease
+  else
+    half_lease = AGAIN
   end
   return milliseconds > 0
 end
@@ -236,7 +238,6 @@ end
 -- decision, its id, and whether it may be repeated.
 local function ask(handle, question)
   local asked_at, asked = clock(), known
-  ask_at = asked_at + AGAIN
   local answer, reported = post(handle, asked == nil and "-" or string.format("%d", asked), question, false)
   if answer == nil then
     return false
@@ -404,6 +405,7 @@ local function decide(handle, now)
     return
   end
   if now >= ask_at then
+    ask_at = now + half_lease
     ask(handle, {})
     now = clock()
   end
