@@ -59,22 +59,25 @@ class Request:
     @property
     def asks(self) -> str | None:
         """What it said to the proxy, until that answers."""
-        return self.lua.body
+        said: str | None = self.lua.body
+        return said
 
     @property
     def asks_about_itself(self) -> bool:
-        return self.lua.question is not None and self.lua.question["x-orch8-asked"] is not None
+        return bool(self.lua.question is not None and self.lua.question["x-orch8-asked"] is not None)
 
     @property
     def passed(self) -> bool:
         """Whether it is decided, so that ext_authz is not asked."""
-        return self.lua.decision["x-orch8-pass"] is not None
+        return bool(self.lua.decision["x-orch8-pass"] is not None)
 
     def header(self, name: str) -> str | None:
-        return self.lua.headers[name]
+        value: str | None = self.lua.headers[name]
+        return value
 
     def told(self, name: str) -> str | None:
-        return self.lua.decision[name]
+        value: str | None = self.lua.decision[name]
+        return value
 
 
 class Worker:
