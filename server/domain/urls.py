@@ -9,8 +9,10 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_URL = 2048
 MAX_NAME = 253
-# RFC 6052 and RFC 8215: the last 32 bits are an IPv4 address.
-NAT64 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+# RFC 6052: the last 32 bits are an IPv4 address.
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# RFC 8215: translated too, but which bits are the IPv4 address is each network's own choice.
+LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")
 # RFC 4291 section 2.5.5.1, deprecated and still routed to the IPv4 address by some stacks.
 COMPATIBLE = ipaddress.ip_network("::/96")
 # RFC 1123, 2.1, and the underscore that DNS has besides. A last label of digits belongs to an address, never to a name.
@@ -29,7 +31,7 @@ def embedded(address: IPAddress) -> IPAddress:
     carried = address.ipv4_mapped or address.sixtofour
     if carried is None and address.teredo:
         carried = address.teredo[1]
-    if carried is None and any(address in network for network in (*NAT64, COMPATIBLE)) and int(address) > 1:
+    if carried is None and (address in NAT64 or address in COMPATIBLE) and int(address) > 1:
         carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return carried or address
 
@@ -37,9 +39,9 @@ def embedded(address: IPAddress) -> IPAddress:
 def is_public(address: IPAddress) -> bool:
     """Whether an address is one of the internet's: global, one host, and no disguise of another kind."""
     real = embedded(address)
-    # fec0::/10, site-local: deprecated, and global to the standard library.
-    site_local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    return real.is_global and not (real.is_multicast or real.is_reserved or address.is_multicast or site_local)
+    # Both are global to the standard library: fec0::/10, site-local and deprecated, and what nobody can read.
+    local = isinstance(address, ipaddress.IPv6Address) and (address.is_site_local or address in LOCAL_NAT64)
+    return real.is_global and not (real.is_multicast or real.is_reserved or address.is_multicast or local)
 
 
 def check_url(url: str, *, allow_loopback: bool = False) -> str:
