@@ -70,7 +70,8 @@ class Issuers:
     async def verify(self, token: str, issuer: str, algorithms: frozenset[str], party: str = "") -> dict[str, Any]:
         """The claims of a token that this issuer has signed. Raises BadToken, IssuerUnreachable or TooManyWaiting.
 
-        An issuer whose document or keys cannot be accepted makes its tokens bad: asking again would not help. The audience is not checked here: it is the policy's. It takes a turn of the party.
+        An issuer whose document or keys cannot be accepted makes its tokens bad: asking again would not help.
+        The audience is not checked here: it is the policy's. It takes a turn of the party.
         """
         key = await self._key(issuer, header(token).get("kid"))
         if key.algorithm not in algorithms:
