@@ -57,7 +57,8 @@ class Tokens:
         except BadToken as error:
             return NoCredential(why=f"{UNREADABLE} ({error})")
         if issuer is None or issuer not in algorithms:
-            return NoCredential(why=f"no policy takes tokens of {repr(issuer)[:MAX_SHOWN]}")
+            whose = "without an issuer" if issuer is None else f"of {repr(issuer)[:MAX_SHOWN]}"
+            return NoCredential(why=f"no policy takes tokens {whose}")
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         if known is not None and known.credential.issuer == issuer and self._clock() < known.until:

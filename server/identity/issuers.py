@@ -103,7 +103,7 @@ class Issuers:
                 await asyncio.shield(refreshing)
         if self._monotonic() - found.good_at > KEEP_S:
             if found.answers:
-                raise BadToken(f"the keys of its issuer are not accepted, for {found.problem}")
+                raise BadToken(f"the keys of its issuer are not accepted: {found.problem}")
             raise IssuerUnreachable(f"the keys of {issuer} cannot be fetched: {found.problem}")
         if kid is None and len(found.keys) == 1:
             return next(iter(found.keys.values()))

@@ -139,6 +139,7 @@ async def test_credential_that_no_policy_is_for_is_explained(world: World) -> No
     assert await message(claims={"iss": f"{world.issuer.name}/", "sub": "me"}) == unknown
     assert await message(token=await world.key()) == "no policy takes API keys; what is taken here: oidc."
     assert "neither an API key nor a token" in await message(token="a.b.c")
+    assert "takes tokens without an issuer" in await message(token=world.issuer.sign(iss=None))
     long = await message(token=world.issuer.sign(iss="x" * 5000))
     assert len(long) < 300
     (attempt,) = (await world.ask())["policies"]
