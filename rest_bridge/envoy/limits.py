@@ -23,8 +23,8 @@ class Limits:
 
     added_kib: int = 4
     added_headers: int = 16
-    """Room for what is added on the way: Envoy holds a request to the same limits again once it is decided, and a caller
-    who keeps to those above must not fail then. So a few more pass than are promised."""
+    """Room for what is added on the way: Envoy holds a request to the same limits again once it is decided, and
+    callers who keep to those above must not fail then. So a few more pass than are promised."""
 
     connections: int = 20_000
     streams: int = 128
