@@ -172,6 +172,13 @@ async def test_strangers_and_contradictions_are_refused(world: World) -> None:
     assert (await failure(world.ask(token="x", claims={}))).fields == ("claims",)
     assert (await failure(world.ask(claims=[1]))).fields == ("claims",)
     assert (await failure(world.ask(slug="a", path="/b"))).fields == ("path",)
+    assert (await failure(world.ask(token="a,b"))).fields == ("token",)
+
+
+async def test_spaces_around_a_token_count_as_little_as_in_the_header(world: World) -> None:
+    assert outcome(await world.ask(token=f" {await world.key()} ")) == (True, 200, None)
+    await world.policy(provider="anonymous")
+    assert outcome(await world.ask(token="  ")) == (True, 200, None)
 
 
 async def test_a_token_that_nobody_has_time_to_check_is_explained_as_that(
