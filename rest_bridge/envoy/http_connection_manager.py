@@ -53,12 +53,12 @@ def _identity() -> Json:
 
 def _bounds(limits: Limits) -> Json:
     return {
-        "max_request_headers_kb": limits.headers_kib,
+        "max_request_headers_kb": limits.headers_kib + limits.added_kib,
         "request_headers_timeout": duration(limits.headers_timeout),
         "stream_idle_timeout": duration(limits.stream_idle),
         "common_http_protocol_options": {
             "idle_timeout": duration(limits.connection_idle),
-            "max_headers_count": limits.headers_count,
+            "max_headers_count": limits.headers_count + limits.added_headers,
             "headers_with_underscores_action": "ALLOW",
         },
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "localhost"},

@@ -20,6 +20,12 @@ class Limits:
 
     headers_kib: int = 60
     headers_count: int = 100
+
+    added_kib: int = 4
+    added_headers: int = 16
+    """Room for what is added on the way: Envoy holds a request to the same limits again once it is decided, and
+    callers who keep to those above must not fail then. So a few more pass than are promised."""
+
     connections: int = 20_000
     streams: int = 128
     """HTTP/2 streams on one connection."""

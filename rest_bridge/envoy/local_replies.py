@@ -125,6 +125,15 @@ def _path_rows() -> list[Row]:
 def _size_rows(limits: Limits) -> list[Row]:
     size = f"The headers are larger than {limits.headers_kib} KiB or more than {limits.headers_count}. Send fewer."
     return [
+        # The decision's answer was sound, so what it adds is what was too much.
+        Row(
+            when="response.code_details == 'ext_authz_invalid'",
+            reason="INVALID_ARGUMENT",
+            message=f"With what is added for the engine, {size[0].lower()}{size[1:]}",
+            metadata={"field": "headers"},
+            status=431,
+            decided=True,
+        ),
         Row(
             when="response.code == 413",
             reason="PAYLOAD_TOO_LARGE",

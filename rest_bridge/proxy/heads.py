@@ -8,7 +8,7 @@ from rest_bridge.proxy import refusals
 from rest_bridge.proxy.headers import Header, Headers, get_all
 from rest_bridge.proxy.refusals import Refusal
 
-# Envoy's limits (envoy/limits.py): a caller finds the same ones on both paths.
+# What callers may send (envoy/limits.py): both paths take as much.
 MAX_HEAD = 60 * 1024
 MAX_HEADERS = 100
 MAX_NOMINATED = 10

@@ -33,7 +33,9 @@ DEFAULT_GUARD = Guard(policy_id="default", provider=API_KEY)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NoCredential:
-    """The request brought nothing that names a caller."""
+    """The request brought nothing that names a caller. `why` is for the policy's owner: what it brought instead."""
+
+    why: str = "the request brings no credential"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,7 +184,8 @@ def _attempt(target: Target, guard: Guard, credential: Credential, kind: str) ->
         return _try_token(guard, credential)
     if kind == ANONYMOUS and guard.provider == ANONYMOUS:
         return _try_rules(guard, {"sub": ANONYMOUS_SUBJECT})
-    why = f"takes {guard.provider}, and the request is tried as {kind}"
+    what = guard.provider if guard.issuer is None else f"tokens of {guard.issuer}"
+    why = f"takes {what}, and the request is tried as {kind}"
     if kind == TOKEN and guard.issuer is not None and isinstance(credential, TokenCredential):
         why = f"takes tokens of {guard.issuer}, and this one is of {credential.issuer}"
     return _attempted(guard, why, applicable=False)

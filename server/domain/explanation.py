@@ -3,7 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from server.domain.decisions import Attempt, BadTokenCredential, Credential, Decision, KeyCredential, UnknownKey
+from server.domain.decisions import (
+    Attempt,
+    BadTokenCredential,
+    Credential,
+    Decision,
+    KeyCredential,
+    NoCredential,
+    TokenCredential,
+    UnknownKey,
+)
 from server.domain.rules import JSON, ConditionResult
 
 MAX_WORDS = 200
@@ -20,7 +29,7 @@ class NearestMiss:
 
 
 def nearest_miss(decision: Decision, credential: Credential) -> NearestMiss | None:
-    """None where the request passes, or no policy is near."""
+    """None where the request passes, or there is no policy."""
     if decision.allowed:
         return None
     if bad := _bad_in_itself(decision, credential):
@@ -31,7 +40,20 @@ def nearest_miss(decision: Decision, credential: Credential) -> NearestMiss | No
         message = "; ".join(map(_words, failed)) + "."
         return NearestMiss(policy_id=attempt.policy_id, rule=rule, message=message, conditions=failed)
     near = next((attempt for attempt in decision.attempts if attempt.applicable), None)
-    return None if near is None else NearestMiss(policy_id=near.policy_id, rule=None, message=f"{near.why}.")
+    if near is not None:
+        return NearestMiss(policy_id=near.policy_id, rule=None, message=f"{near.why}.")
+    taken = ", ".join(dict.fromkeys(attempt.provider for attempt in decision.attempts))
+    message = f"{_not_taken(credential)}; what is taken here: {taken}."
+    return NearestMiss(policy_id=None, rule=None, message=message) if taken else None
+
+
+def _not_taken(credential: Credential) -> str:
+    """Why no policy is for a credential with which nothing is wrong."""
+    if isinstance(credential, NoCredential):
+        return credential.why
+    if isinstance(credential, TokenCredential):
+        return f"no policy takes tokens of {_brief(credential.issuer)}"
+    return "no policy takes API keys"
 
 
 def _bad_in_itself(decision: Decision, credential: Credential) -> str | None:

@@ -17,6 +17,7 @@ _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _RANDOM_LENGTH = 43
 _CHECKSUM_LENGTH = 6
 _PUBLIC_CHARACTERS = 8
+_PREFIX = re.compile(rf"orc8_(?:live|test)_[0-9A-Za-z]{{{_PUBLIC_CHARACTERS}}}", re.ASCII)
 _FORMAT = re.compile(r"orc8_(?:live|test)_[0-9A-Za-z]{49}", re.ASCII)
 
 
@@ -33,6 +34,11 @@ def new_key(environment: str, random: bytes) -> str:
 def public_prefix(key: str) -> str:
     """The part of a key that may be shown and logged: `orc8_live_` and the 8 characters after it."""
     return key[: len(BEARER_PREFIX) + len("live_") + _PUBLIC_CHARACTERS]
+
+
+def is_public_prefix(text: str) -> bool:
+    """Whether a text could be what public_prefix gives."""
+    return _PREFIX.fullmatch(text) is not None
 
 
 def looks_like_key(bearer: str) -> bool:

@@ -9,7 +9,8 @@ ASYMMETRIC = frozenset({"RS256", "RS384", "RS512", "ES256", "ES384", "ES512"})
 RS256 = frozenset({"RS256"})
 UUID = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 ANY_CLAIM = frozenset[str]()
-STANDARD = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf", "jti"})
+TEXTS = frozenset({"iss", "sub", "aud", "jti"})
+STANDARD = TEXTS | {"exp", "iat", "nbf"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +42,7 @@ class Provider:
     stable: tuple[str, ...] = ()
     renameable: tuple[str, ...] = ()
     text_booleans: tuple[str, ...] = ()  # claims that say "true" and "false" as strings
+    numbers: tuple[str, ...] = ()  # those of the claims above that are JSON numbers; all others are strings
     audience: str = "an audience that names your instance"  # what to set as the audience
 
 
@@ -50,7 +52,13 @@ def _claims(*names: str) -> frozenset[str]:
 
 # Issuers, claims and pitfalls are the providers' documented ones; contract, "OIDC providers".
 _ROWS = (
-    Provider(name="api-key", is_oidc=False, claims=frozenset({"sub", "org_id"}), algorithms=frozenset()),
+    Provider(
+        name="api-key",
+        is_oidc=False,
+        claims=frozenset({"sub", "org_id"}),
+        algorithms=frozenset(),
+        stable=("sub", "org_id"),
+    ),
     Provider(name="anonymous", is_oidc=False, claims=frozenset({"sub"}), algorithms=frozenset()),
     Provider(
         name="github-oidc",
@@ -142,6 +150,7 @@ _ROWS = (
         claims=_claims("azp", "email", "email_verified", "google", "hd", "at_hash", "name", "picture"),
         stable=("sub", "azp", "google.compute_engine.project_number"),
         renameable=("email", "hd", "google.compute_engine.project_id"),
+        numbers=("google.compute_engine.project_number",),
     ),
     Provider(
         name="azure-oidc",
@@ -208,6 +217,19 @@ def issuer_of(provider: str, issuer: str | None, config: Mapping[str, Any]) -> s
     if issuer is not None or row.issuer is None:
         return issuer
     return re.sub(r"\{(\w+)\}", lambda match: str(config[match[1]]), row.issuer)
+
+
+def kind_of(provider: str, issuer: str | None) -> Provider:
+    """The row that says what the tokens of a policy hold: for `oidc`, that of the issuer where it is a known one."""
+    row = PROVIDERS[provider]
+    known = (other for other in _ROWS if other.issuer is not None and other.issuer == issuer)
+    return next(known, row) if row.is_oidc and row.issuer is None else row
+
+
+def is_text(provider: Provider, claim: str) -> bool:
+    """Whether a claim is known to be a string, or a list of them."""
+    named = (*provider.stable, *provider.renameable, *provider.text_booleans)
+    return claim in TEXTS or (claim in named and claim not in provider.numbers)
 
 
 def has_claim(provider: Provider, name: str) -> bool:

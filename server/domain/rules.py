@@ -1,6 +1,7 @@
 """Allow rules (seed, "Allow Rules"): validation, and matching that explains itself."""
 
 import fnmatch
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -136,5 +137,7 @@ def _value_violations(path: str, value: JSON) -> Iterator[FieldViolation]:
             yield from _value_violations(f"{path}.glob", value["glob"])
     elif not isinstance(value, str | int | float):
         yield FieldViolation(field=path, description="must be a string, number, boolean, array or glob")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield FieldViolation(field=path, description="must be a number that JSON has")
     elif isinstance(value, str) and len(value) > MAX_TEXT:
         yield FieldViolation(field=path, description=f"has more than {MAX_TEXT} characters")

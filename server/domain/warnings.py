@@ -4,12 +4,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from server.domain.keys import is_public_prefix
 from server.domain.policies import PolicyFields
-from server.domain.providers import PROVIDERS, Provider, has_claim, issuer_of
+from server.domain.providers import Provider, has_claim, is_text, issuer_of, kind_of
 from server.domain.rules import JSON, Rule, matches
 
 # What may stand before the first wildcard of a glob: with anything else, acme* lets acme-evil in.
 DELIMITERS = "/:@"
+# What only says of which kind a name is, and whose it is comes after: repo:* lets everybody in.
+LABEL = re.compile(r"\w+:(//)?")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +26,7 @@ class Warning:  # noqa: A001 - the field's word, and the built-in one is never u
 
 def warnings(fields: PolicyFields) -> list[Warning]:
     """Everything that the owner of a policy should think about again."""
-    provider = PROVIDERS[fields.provider]
+    provider = kind_of(fields.provider, fields.issuer)
     found = [*_policy_warnings(fields, provider)]
     for index, rule in enumerate(fields.allow):
         path = f"allow[{index}]"
@@ -86,11 +89,11 @@ def _wide_globs(path: str, expected: JSON) -> Iterator[Warning]:
         if isinstance(value, Mapping):
             pattern = str(value["glob"])
             literal = re.split(r"[*?]", pattern, maxsplit=1)[0]
-            if literal != pattern and (not literal or literal[-1] not in DELIMITERS):
+            if literal != pattern and (not literal or literal[-1] not in DELIMITERS or LABEL.fullmatch(literal)):
                 yield Warning(
                     reason="WIDE_GLOB",
                     field=path,
-                    message=f"{pattern!r} also fits names that only begin alike. End the fixed part with / or :.",
+                    message=f"{pattern!r} also fits names of others. Write the owner's name out, and / or : behind it.",
                 )
 
 
@@ -107,11 +110,17 @@ def _why_never(claim: str, expected: JSON, fields: PolicyFields, provider: Provi
     issuer = issuer_of(fields.provider, fields.issuer, fields.config)
     if claim == "iss" and issuer is not None and not matches(expected, issuer):
         return f"The issuer of this policy is always {issuer}."
-    if claim in provider.text_booleans and all(isinstance(value, bool) for value in _values(expected)):
-        return f'{provider.name} writes {claim} as a string: use "true" or "false".'
+    if is_text(provider, claim) and all(isinstance(value, int | float) for value in _values(expected)):
+        return f"{provider.name} writes {claim} as a string: put the value into quotes."
+    if provider.name == "api-key" and claim == "sub" and not any(map(_fits_a_key, _values(expected))):
+        return "The sub of an API key is its prefix: orc8_live_ or orc8_test_, and the 8 characters after that."
     if provider.name == "anonymous" and not matches(expected, "anon"):
         return 'The only claim of an anonymous caller is sub, and it is always "anon".'
     return None
+
+
+def _fits_a_key(value: JSON) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, str) and is_public_prefix(value))
 
 
 def _shadowed(allow: Sequence[Rule]) -> Iterator[Warning]:

@@ -23,6 +23,9 @@ from server.identity.tokens import BadToken, claimed_issuer
 FindKey = Callable[[bytes], Awaitable[KeyCredential | None]]
 
 NO_CREDENTIAL = NoCredential()
+NO_TOKENS = NoCredential(why="the bearer is no API key, and no policy takes tokens")
+UNREADABLE = "the bearer is neither an API key nor a token that can be read"
+MAX_SHOWN = 200
 UNKNOWN_KEY = UnknownKey()
 # Shorter than any issuer's keys are kept: a key that was withdrawn is noticed.
 REMEMBER_S = 30.0
@@ -51,10 +54,11 @@ class Tokens:
         """
         try:
             issuer = claimed_issuer(token)
-        except BadToken:
-            return NO_CREDENTIAL
+        except BadToken as error:
+            return NoCredential(why=f"{UNREADABLE} ({error})")
         if issuer is None or issuer not in algorithms:
-            return NO_CREDENTIAL
+            whose = "without an issuer" if issuer is None else f"of {repr(issuer)[:MAX_SHOWN]}"
+            return NoCredential(why=f"no policy takes tokens {whose}")
         digest = hashlib.sha256(token.encode()).digest()
         known = self._known.get(digest)
         if known is not None and known.credential.issuer == issuer and self._clock() < known.until:
@@ -93,4 +97,4 @@ async def identify(
     if keys.looks_like_key(token):
         return (await find_key(keys.digest(token)) or UNKNOWN_KEY) if keys.well_formed(token) else UNKNOWN_KEY
     algorithms = {guard.issuer: PROVIDERS[guard.provider].algorithms for guard in guards if guard.issuer is not None}
-    return await tokens.credential(token, algorithms, party) if algorithms else NO_CREDENTIAL
+    return await tokens.credential(token, algorithms, party) if algorithms else NO_TOKENS

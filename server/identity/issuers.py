@@ -25,11 +25,12 @@ KEEP_S = 3600.0
 MAX_ISSUERS = 1000
 # Tokens of one party that wait to be verified: about a fifth of a second.
 MOST_WAITING = 1000
+TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
 MAX_AGE = re.compile(r"(?:^|[\s,])max-age=(\d{1,9})")
 
 
 class IssuerUnreachable(Exception):
-    """The issuer's keys cannot be had. The message says why, for the owner of the policy."""
+    """The issuer's keys cannot be had now. The message says why, for the owner of the policy."""
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class _Issuer:
     fresh_until: float = float("-inf")
     tried_at: float = float("-inf")
     problem: str = "it was never asked"
+    answers: bool = False  # whether the problem is what it answers, which trying again does not change
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -68,6 +70,7 @@ class Issuers:
     async def verify(self, token: str, issuer: str, algorithms: frozenset[str], party: str = "") -> dict[str, Any]:
         """The claims of a token that this issuer has signed. Raises BadToken, IssuerUnreachable or TooManyWaiting.
 
+        An issuer whose document or keys cannot be accepted makes its tokens bad: asking again would not help.
         The audience is not checked here: it is the policy's. It takes a turn of the party.
         """
         key = await self._key(issuer, header(token).get("kid"))
@@ -99,6 +102,8 @@ class Issuers:
             if kid not in found.keys:
                 await asyncio.shield(refreshing)
         if self._monotonic() - found.good_at > KEEP_S:
+            if found.answers:
+                raise BadToken(f"the keys of its issuer are not accepted: {found.problem}")
             raise IssuerUnreachable(f"the keys of {issuer} cannot be fetched: {found.problem}")
         if kid is None and len(found.keys) == 1:
             return next(iter(found.keys.values()))
@@ -126,8 +131,8 @@ class Issuers:
             found.tried_at = self._monotonic()
             try:
                 keys, age = await self._fetch(issuer)
-            except (Refused, httpx.HTTPError) as error:
-                found.problem = str(error) or type(error).__name__
+            except (Refused, IssuerUnreachable, httpx.HTTPError) as error:
+                found.problem, found.answers = str(error) or type(error).__name__, isinstance(error, Refused)
                 return
             now = self._monotonic()
             found.keys, found.good_at, found.fresh_until = keys, now, now + age
@@ -138,19 +143,18 @@ class Issuers:
         if not isinstance(address, str):
             raise Refused("its document names no jwks_uri")
         answer = await self._client.get(address, limit=MAX_JWKS)
-        if answer.status != 200:
-            raise Refused(f"its keys were answered with status {answer.status}")
+        _check_status(answer, "its keys were")
         keys = load_jwks(answer.json(), frozenset(ASYMMETRIC))
         if not keys:
             raise Refused("it has no usable keys")
         return keys, _age(answer)
 
     async def _document(self, issuer: str) -> Mapping[str, Any]:
-        problem = Refused("its discovery document cannot be fetched")
+        problem: Exception = Refused("its discovery document cannot be fetched")
         for address in self._addresses(issuer):
             try:
                 return _checked(await self._client.get(address, limit=MAX_DOCUMENT), issuer)
-            except Refused as error:
+            except (Refused, IssuerUnreachable) as error:
                 problem = error
         raise problem
 
@@ -162,9 +166,16 @@ class Issuers:
         return [named] if named.endswith(DISCOVERY) else [named.rstrip("/") + DISCOVERY, named]
 
 
-def _checked(answer: Fetched, issuer: str) -> Mapping[str, Any]:
+def _check_status(answer: Fetched, what: str) -> None:
+    """Raises IssuerUnreachable where the issuer has a problem of its own, and Refused where it means what it says."""
+    if answer.status >= SERVER_ERRORS or answer.status == TOO_MANY_REQUESTS:
+        raise IssuerUnreachable(f"{what} answered with status {answer.status}")
     if answer.status != 200:
-        raise Refused(f"its discovery document was answered with status {answer.status}")
+        raise Refused(f"{what} answered with status {answer.status}")
+
+
+def _checked(answer: Fetched, issuer: str) -> Mapping[str, Any]:
+    _check_status(answer, "its discovery document was")
     document = answer.json()
     if not isinstance(document, dict) or document.get("issuer") != issuer:
         raise Refused("its discovery document names another issuer")

@@ -1,6 +1,7 @@
 """The one way to verify a JWT: bare python-jose ignores `kid` and `crit`, and accepts a missing `exp`."""
 
 import base64
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ def verify(token: str, key: VerifyingKey, *, issuer: str | None, audience: str |
         raise BadToken("alg")
     try:
         claims = jwt.decode(token, key.key, algorithms=[key.algorithm], options=_SIGNATURE_ONLY)
+        _check_members(token)
         _check_times(claims, now)
     except BadToken:
         raise
@@ -109,6 +111,19 @@ def verify(token: str, key: VerifyingKey, *, issuer: str | None, audience: str |
 
 # Times, issuer and audience are checked here and not by the library, which lets odd types pass.
 _SIGNATURE_ONLY = {f"verify_{name}": False for name in ("aud", "iat", "exp", "nbf", "iss", "sub", "jti", "at_hash")}
+
+
+def _check_members(token: str) -> None:
+    """Raises BadToken where a name stands twice in an object: whoever else reads the token may take the other value."""
+    for part in token.split(".")[:2]:
+        json.loads(base64.urlsafe_b64decode(part + "=="), object_pairs_hook=_unique)
+
+
+def _unique(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) < len(members):
+        raise BadToken("a name twice")
+    return found
 
 
 def _check_times(claims: Mapping[str, Any], now: float) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -146,4 +145,17 @@ def policy_patch(request: policies_pb2.CreatePolicyRequest | policies_pb2.Update
 
 def _given(request: Message, name: str) -> Any:
     """A Value field as Python JSON, or UNSET where it was left out."""
-    return MessageToDict(getattr(request, name)) if request.HasField(name) else UNSET
+    return given_json(getattr(request, name)) if request.HasField(name) else UNSET
+
+
+def given_json(value: Value) -> Any:
+    """A Value as Python JSON. Numbers that JSON does not have stay what they are: native gRPC can send them."""
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return {name: given_json(member) for name, member in value.struct_value.fields.items()}
+    if kind == "list_value":
+        return [given_json(item) for item in value.list_value.values]
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() else number
+    return None if kind in (None, "null_value") else getattr(value, kind)

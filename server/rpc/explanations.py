@@ -1,10 +1,9 @@
 """Explanations to messages, and the question from one."""
 
-from google.protobuf.json_format import MessageToDict
 from orch8cloud.v1 import policies_pb2 as pb
 
 from server.explanations import Room, attempts, miss
-from server.rpc.convert import nullable
+from server.rpc.convert import given_json, nullable
 from server.rpc.status import row
 from server.services.explain import Explanation, Question
 
@@ -14,7 +13,7 @@ def question(request: pb.ExplainPoliciesRequest) -> Question:
     return Question(
         instance_id=request.instance_id,
         token=request.token if request.HasField("token") else None,
-        claims=MessageToDict(request.claims) if request.HasField("claims") else None,
+        claims=given_json(request.claims) if request.HasField("claims") else None,
         slug=request.slug if request.HasField("slug") else None,
         path=request.path if request.HasField("path") else None,
     )

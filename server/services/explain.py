@@ -81,8 +81,8 @@ class ExplainService:
         return Explanation(decision=decision, reason=reason, nearest=nearest_miss(decision, credential))
 
     async def _credential(self, question: Question, guards: tuple[Guard, ...]) -> Credential:
-        if question.token is not None:
-            return await identify(question.token, guards, self._key, self._tokens, question.instance_id)
+        if token := (question.token or "").strip():
+            return await identify(token, guards, self._key, self._tokens, question.instance_id)
         if not isinstance(question.claims, Mapping):
             return NoCredential()
         claims = question.claims
@@ -100,6 +100,8 @@ def _check(question: Question) -> None:
     found = []
     if question.token is not None and question.claims is not None:
         found.append(FieldViolation(field="claims", description="cannot be given together with a token"))
+    if question.token is not None and "," in question.token:
+        found.append(FieldViolation(field="token", description="holds a comma: behind Bearer that is two credentials"))
     if question.claims is not None and not isinstance(question.claims, Mapping):
         found.append(FieldViolation(field="claims", description="must be an object"))
     if question.slug is not None and question.path is not None:

@@ -33,6 +33,17 @@ def found(provider: str, *allow: dict[str, Any], **fields: Any) -> list[tuple[st
         ),
         ("github-oidc", [{"sub": {"glob": "repo:acme*"}, "repository_id": "1"}], [("WIDE_GLOB", "allow[0].sub")]),
         ("github-oidc", [{"sub": {"glob": "repo:acme/*"}, "repository_id": "1"}], []),
+        ("github-oidc", [{"sub": {"glob": "repo:*"}, "repository_id": "1"}], [("WIDE_GLOB", "allow[0].sub")]),
+        (
+            "github-oidc",
+            [{"sub": {"glob": "repo:*:ref:refs/heads/main"}, "repository_id": "1"}],
+            [("WIDE_GLOB", "allow[0].sub")],
+        ),
+        ("github-oidc", [{"repository_id": 1}], [("NEVER_MATCHES", "allow[0].repository_id")]),
+        ("github-oidc", [{"repository_id": [1, "1"]}], []),
+        ("gitlab-oidc", [{"project_id": 20}], [("NEVER_MATCHES", "allow[0].project_id")]),
+        ("gcp-oidc", [{"sub": 105}], [("NEVER_MATCHES", "allow[0].sub")]),
+        ("gcp-oidc", [{"google.compute_engine.project_number": 4111}], []),
         ("github-oidc", [{"repo_id": "1", "repository_id": "1"}], [("NEVER_MATCHES", "allow[0].repo_id")]),
         ("github-oidc", [{"repo_property_team": "x", "repository_id": "1"}], []),
         ("github-oidc", [{"iss": "https://gitlab.com", "repository_id": "1"}], [("NEVER_MATCHES", "allow[0].iss")]),
@@ -75,10 +86,38 @@ def test_missing_audience_is_pointed_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("issuer", "allow", "expected"),
+    [
+        ("https://token.actions.githubusercontent.com", [], [("SHARED_ISSUER_OPEN", "allow")]),
+        ("https://gitlab.com", [], [("SHARED_ISSUER_OPEN", "allow")]),
+        ("https://accounts.google.com", [], [("SHARED_ISSUER_OPEN", "allow")]),
+        ("https://app.terraform.io", [], [("SHARED_ISSUER_OPEN", "allow")]),
+        (
+            "https://token.actions.githubusercontent.com",
+            [{"ref": "refs/heads/main"}],
+            [("CALLER_CHOSEN_CLAIMS", "allow[0]")],
+        ),
+        ("https://gitlab.com", [{"project_path": "a/b"}], [("NAME_REUSABLE", "allow[0].project_path")]),
+        ("https://gitlab.acme.example", [], []),
+    ],
+)
+def test_well_known_issuers_are_known_under_the_generic_provider_too(
+    issuer: str, allow: list[dict[str, Any]], expected: Any
+) -> None:
+    assert found("oidc", *allow, issuer=issuer) == expected
+
+
+@pytest.mark.parametrize(
     ("provider", "allow", "expected"),
     [
         ("api-key", [], []),
         ("api-key", [{"org_id": "org_a"}], []),
+        ("api-key", [{"org_id": 5}], [("NEVER_MATCHES", "allow[0].org_id")]),
+        ("api-key", [{"sub": "orc8_test_Ab3dE6gH"}], []),
+        ("api-key", [{"sub": {"glob": "orc8_live_*"}}], []),
+        ("api-key", [{"sub": ["user-123", "orc8_live_Ab3dE6gH"]}], []),
+        ("api-key", [{"sub": "user-123"}], [("NEVER_MATCHES", "allow[0].sub")]),
+        ("api-key", [{"sub": "orc8_live_Ab3dE6gH" + "x" * 41}], [("NEVER_MATCHES", "allow[0].sub")]),
         ("api-key", [{"repository": "x"}], [("NEVER_MATCHES", "allow[0].repository")]),
         ("anonymous", [], []),
         ("anonymous", [{"sub": "anon"}], []),

@@ -17,7 +17,8 @@ from tests.support.issuer import running_issuer
         "224.0.0.1", "239.1.1.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "203.0.113.9",
         "::1", "::", "fe80::1", "fc00::1", "fd12:3456::1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "::10.0.0.1",
-        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1", "2002:7f00:1::", "2002:a9fe:a9fe::1",
+        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::a00:1",
+        "64:ff9b:1:a9fe:a9:fe00:808:808", "2002:7f00:1::", "2002:a9fe:a9fe::1",
         "2001:0:4136:e378:8000:63bf:80ff:fffe", "fec0::1",
     ],
 )  # fmt: skip
@@ -40,11 +41,27 @@ def test_public_addresses(address: str) -> None:
         "https://127.0.0.1/", "https://[::1]/", "https://169.254.169.254/", "https://[::ffff:10.0.0.1]/", "http://localhost",
         "https://example.com:99999/", "https://exämple.com", "https://example.com/\n", "https://" + "a" * 2050,
         "https://[64:ff9b::7f00:1]/",
+        "https://127.1/", "https://10.1/", "https://0177.0.0.1/", "https://0x7f000001/", "https://0xa9.254.169.254/",
+        "https://2130706433/", "https://2852039166/", "https://169.254.169.254./", "https://localhost./",
+        "https://a.localhost./",
+        "https://example.com:0/", "https://a..b/", "https://-a.example/", "https://a-.example/", "https://1.2.3.999/",
+        "https://" + "a" * 64 + ".example/", "https://" + "a." * 130 + "example/", "https://exa*mple.com/",
     ],
 )  # fmt: skip
 def test_urls_that_users_may_not_give(url: str) -> None:
     with pytest.raises(Refused):
         check_url(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://example.com", "https://example.com./", "https://a_b.example:8443/x", "https://xn--bcher-kva.example/",
+        "https://1password.example", "https://4.example/", "https://8.8.8.8/", "https://[2606:4700:4700::1111]/",
+    ],
+)  # fmt: skip
+def test_urls_that_users_may_give(url: str) -> None:
+    assert check_url(url)
 
 
 def test_development_switch_allows_this_machine_and_no_other() -> None:

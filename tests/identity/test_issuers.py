@@ -117,7 +117,6 @@ def misbehaviours() -> dict[str, Any]:
         return lambda _: web.Response(status=302, headers={"Location": where})
 
     return {
-        "down": {"answer": lambda _: web.Response(status=503)},
         "redirect inside": {"answer": redirect("/elsewhere")},
         "redirect to the metadata service": {"answer": redirect("http://169.254.169.254/latest/meta-data/")},
         "no JSON": {"answer": lambda _: web.Response(text="<html>")},
@@ -143,9 +142,28 @@ def misbehaviours() -> dict[str, Any]:
 async def test_misbehaving_issuer_lets_nobody_in(issuer: Issuer, issuers: Issuers, name: str) -> None:
     for attribute, value in misbehaviours()[name].items():
         setattr(issuer, attribute, value)
-    with pytest.raises(IssuerUnreachable):
+    with pytest.raises(BadToken, match="of its issuer are not accepted"):
         await issuers.verify(issuer.sign(), issuer.name, RS256)
     assert "/elsewhere" not in issuer.fetches
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+async def test_issuer_that_is_down_is_unreachable(issuer: Issuer, issuers: Issuers, status: int) -> None:
+    issuer.answer = lambda _: web.Response(status=status)
+    with pytest.raises(IssuerUnreachable):
+        await issuers.verify(issuer.sign(), issuer.name, RS256)
+
+
+async def test_last_good_keys_serve_while_the_issuer_answers_nonsense(
+    issuer: Issuer, issuers: Issuers, time: Time
+) -> None:
+    await issuers.verify(issuer.sign(), issuer.name, RS256)
+    issuer.document = {"issuer": "https://token.actions.githubusercontent.com"}
+    time.now += 1000
+    await issuers.verify(issuer.sign(), issuer.name, RS256)
+    await asyncio.gather(*issuers._tasks)
+    assert len(issuer.fetches) == 3
+    await issuers.verify(issuer.sign(), issuer.name, RS256)
 
 
 async def test_hanging_issuer_is_given_up(issuer: Issuer, issuers: Issuers, monkeypatch: pytest.MonkeyPatch) -> None:

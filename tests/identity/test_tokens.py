@@ -73,6 +73,8 @@ def hostile(issuer: Issuer) -> dict[str, Any]:
         "audience as object": raw(issuer, aud='{"orch8": 1}'),
         "no subject": issuer.sign(sub=None),
         "subject as number": raw(issuer, sub="5"),
+        "issuer twice": forged(f'{{"iss":"https://evil.example",{json.dumps(issuer.claims())[1:]}'.encode()),
+        "a nested name twice": raw(issuer, roles='{"a": 1, "a": 2}'),
         "body is no object": forged(b"[1]"),
         "body is no JSON": forged(b"\xff{"),
         "deep body": forged(b'{"a":' * 4000 + b"1" + b"}" * 4000),

@@ -121,6 +121,31 @@ async def test_imagined_claims_are_asked_like_real_ones(world: World) -> None:
     assert outcome(await world.ask(claims=key)) == (True, 200, None)
 
 
+async def test_credential_that_no_policy_is_for_is_explained(world: World) -> None:
+    async def message(**request: Any) -> str:
+        answer = await world.ask(**request)
+        assert outcome(answer) == (False, 401, "UNAUTHENTICATED")
+        return str(answer["nearest_miss"]["message"])
+
+    assert await message() == "the request brings no credential; what is taken here: api-key."
+    slash = world.issuer.sign(iss=f"{world.issuer.name}/")
+    assert (
+        await message(token=slash)
+        == "the bearer is no API key, and no policy takes tokens; what is taken here: api-key."
+    )
+    await world.policy(provider="oidc", issuer=world.issuer.name)
+    unknown = f"no policy takes tokens of '{world.issuer.name}/'; what is taken here: oidc."
+    assert await message(token=slash) == unknown
+    assert await message(claims={"iss": f"{world.issuer.name}/", "sub": "me"}) == unknown
+    assert await message(token=await world.key()) == "no policy takes API keys; what is taken here: oidc."
+    assert "neither an API key nor a token" in await message(token="a.b.c")
+    assert "takes tokens without an issuer" in await message(token=world.issuer.sign(iss=None))
+    long = await message(token=world.issuer.sign(iss="x" * 5000))
+    assert len(long) < 300
+    (attempt,) = (await world.ask())["policies"]
+    assert attempt["why"] == f"takes tokens of {world.issuer.name}, and the request is tried as anonymous"
+
+
 async def test_bad_tokens_are_explained_to_the_owner(world: World) -> None:
     await world.policy(provider="oidc", issuer=world.issuer.name)
     answer = await world.ask(token=world.issuer.sign(exp=1))
@@ -147,6 +172,13 @@ async def test_strangers_and_contradictions_are_refused(world: World) -> None:
     assert (await failure(world.ask(token="x", claims={}))).fields == ("claims",)
     assert (await failure(world.ask(claims=[1]))).fields == ("claims",)
     assert (await failure(world.ask(slug="a", path="/b"))).fields == ("path",)
+    assert (await failure(world.ask(token="a,b"))).fields == ("token",)
+
+
+async def test_spaces_around_a_token_count_as_little_as_in_the_header(world: World) -> None:
+    assert outcome(await world.ask(token=f" {await world.key()} ")) == (True, 200, None)
+    await world.policy(provider="anonymous")
+    assert outcome(await world.ask(token="  ")) == (True, 200, None)
 
 
 async def test_a_token_that_nobody_has_time_to_check_is_explained_as_that(

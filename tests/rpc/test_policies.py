@@ -64,6 +64,19 @@ async def test_rules_come_back_as_they_went_in(grpc_stub: Any, owner: Any, insta
     assert made["slug"] == "stripe-webhook"
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+async def test_numbers_that_json_does_not_have_are_refused(
+    grpc_stub: Any, owner: Any, instance_id: str, number: float
+) -> None:
+    """No JSON can hold them, and native gRPC can."""
+    request = ParseDict(
+        {"instance_id": instance_id, "provider": "api-key", "allow": [{"level": [1, 0]}]}, pb.CreatePolicyRequest()
+    )
+    request.allow.list_value.values[0].struct_value.fields["level"].list_value.values[1].number_value = number
+    error = await failure(grpc_stub.CreatePolicy(request, metadata=owner))
+    assert (error.reason, error.metadata["field"]) == ("POLICY_INVALID", "allow[0].level[1]")
+
+
 async def test_absent_stays_null_clears_and_a_field_is_replaced_whole(
     grpc_stub: Any, owner: Any, instance_id: str
 ) -> None:

@@ -219,6 +219,14 @@ async def test_a_fault_of_the_proxy_lets_nobody_pass(edge: Edge) -> None:
     assert edge.engine.saw == []
 
 
+async def test_what_is_too_large_only_with_what_the_decision_adds_is_431(edge: Edge) -> None:
+    edge.decisions.more = {"x-gateway-subject": "s" * 6000, "x-orch8-decision-id": "dec_1"}
+    got = await get_raw(edge.address, "/api/tunnel/inst_1/", f"x-big: {'x' * 60_000}")
+    assert_error(got, 431, "INVALID_ARGUMENT")
+    assert ("x-orch8-decision-id", "dec_1") in got.headers
+    assert edge.engine.saw == []
+
+
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PROPFIND"])
 async def test_any_method_passes(edge: Edge, method: str) -> None:
     await edge.http.request(method, "/api/tunnel/inst_1/x")

@@ -110,6 +110,14 @@ async def test_issuer_that_is_down_is_503_for_strangers_and_nobody_is_let_in(
     assert (await ask(proxy, issuer.sign()))[:2] == (503, "DATA_PLANE_NOT_READY")
 
 
+async def test_issuer_whose_document_names_another_authenticates_nobody(
+    proxy: Running, other: Issuer, policies: Callable[..., None]
+) -> None:
+    policies({"provider": "oidc", "issuer": other.name}, {"provider": "anonymous"})
+    other.document = {"issuer": GITHUB}
+    assert (await ask(proxy, other.sign()))[:2] == (401, "TOKEN_INVALID")
+
+
 async def test_keys_go_on_working_beside_tokens(proxy: Running, github: Issuer, policies: Callable[..., None]) -> None:
     policies({"provider": "github-oidc"}, {"provider": "api-key"})
     assert (await ask(proxy, cases.KEY))[0] == 200

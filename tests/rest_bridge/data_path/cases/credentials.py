@@ -87,7 +87,7 @@ FORMS = [
     refused("NUL", f"{PLAIN}/x", 400, "INVALID_ARGUMENT", authorization(f"Bearer {KEY}\x00"), undecided=True),
     refused("17 KiB", f"{PLAIN}/x", *SHUT, bearer("a" * 17 * 1024)),
     passes("17 KiB where anybody may", ANYBODY, bearer("a" * 17 * 1024), sees=AS_ANYBODY),
-    refused("61 KiB", f"{PLAIN}/x", 431, "INVALID_ARGUMENT", bearer("a" * 61 * 1024), undecided=True),
+    refused("65 KiB", f"{PLAIN}/x", 431, "INVALID_ARGUMENT", bearer("a" * 65 * 1024), undecided=True),
     refused("named in Connection", f"{PLAIN}/x", *SHUT, *BY_KEY, ("Connection", "close, Authorization")),
     passes("another name", ANYBODY, ("authorization_", f"Bearer {REVOKED_KEY}"), sees=AS_ANYBODY),
 ]

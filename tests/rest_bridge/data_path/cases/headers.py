@@ -132,9 +132,12 @@ FROM_CALLERS = [
         431,
         "INVALID_ARGUMENT",
         *BY_KEY,
-        *((f"x-{n}", "1") for n in range(101)),
+        *((f"x-{n}", "1") for n in range(117)),
         undecided=True,
     ),
+    passes("as many as promised", f"{PLAIN}/x", *BY_KEY, *((f"x-{n}", "1") for n in range(97))),
+    passes("as many as promised on the gateway", f"{HOOK}/signed", *BY_KEY, *((f"x-{n}", "1") for n in range(97))),
+    passes("as large as promised", f"{PLAIN}/x", *BY_KEY, *((f"x-{n}", "1" * 6080) for n in range(10))),
     refused(
         "too large",
         f"{PLAIN}/x",
