@@ -25,13 +25,19 @@ async def run_edge(settings: EdgeSettings) -> int:
 async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.now.wait())
-    pulse = asyncio.create_task(beat(await edge.address(), tls=edge.speaks_tls))
+    pulse = asyncio.create_task(_beat(edge))
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
-    pulse.cancel()
+    for task in (pulse, stop):
+        task.cancel()
+    # An Envoy that has just ended cannot say where it listened, and that must not hide how it ended.
+    await asyncio.gather(pulse, stop, return_exceptions=True)
     await edge.stop()
-    stop.cancel()
     code = await ended
     if by_itself:
         sys.stderr.write(f"{how_it_ended(code)}.\n")
     return 1 if by_itself else 0
+
+
+async def _beat(edge: EnvoyProcess) -> None:
+    await beat(await edge.address(), tls=edge.speaks_tls)
