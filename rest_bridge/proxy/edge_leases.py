@@ -16,8 +16,6 @@ from itertools import takewhile
 
 from rest_bridge.proxy.lease import Lease
 
-# The longest lease that the setting allows (settings.py), in seconds.
-MAX_LEASE_S = 2.0
 # A worker repeats what it heard for less than this; see remembered.py.
 _FORGOTTEN_S = 30.0
 # How many changes are kept to be told; a worker that has missed more forgets everything.
@@ -47,14 +45,17 @@ class EdgeLeases:
     """
 
     def __init__(self, lease: Lease, *, seconds: float, succeeds: bool = False, kept: int = KEPT) -> None:
-        """`succeeds`: a proxy of the same name may have been here before, and what it granted counts as ours."""
+        """`succeeds`: a proxy of the same name may have been here before, and what it granted counts as ours.
+
+        Its leases were as long as ours: whoever changes the setting gives the proxy another name, or none.
+        """
         self._lease = lease
         self._seconds = seconds
         self._version = 0
         self._complete_since = 0
         self._changes: deque[tuple[int, str]] = deque()
         self._kept = kept
-        self._over_at = lease.clock() + MAX_LEASE_S * (1 + DRIFT) if succeeds else 0.0
+        self._over_at = lease.clock() + seconds * (1 + DRIFT) if succeeds else 0.0
         # Until then versions may name something else than what a worker heard under them.
         self._ambiguous_until = 0.0
         # Versions that are applied here, each with the time when the last lease from before it is over.
