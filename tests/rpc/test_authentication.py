@@ -62,8 +62,8 @@ async def test_missing_role_is_member_and_an_unknown_one_is_refused(grpc_stub: A
         {"aud": "anon"},
         {"role": "service_role"},
         {"is_anonymous": True},
-        {"nbf": int(time.time()) + 600},
-        {"iat": int(time.time()) + 600},
+        {"nbf": int(time.time()) + 86_400},
+        {"iat": int(time.time()) + 86_400},
         {"secret": "another-secret-than-the-project-has"},
     ],
 )

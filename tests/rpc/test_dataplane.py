@@ -221,9 +221,14 @@ async def test_counts_are_kept_by_the_minute(tmp_path: Path) -> None:
             (whole,) = await tx.traffic.totals(["i"], minute - timedelta(hours=2))
         assert (recent.requests, whole.requests) == (18, 24)
         assert (recent.key_id, recent.policy_id, recent.status) == (None, "p", 200)
-        await sweep(app.database, lambda: datetime.now(UTC) + timedelta(hours=25))
-        async with app.database.read() as tx:
-            assert await tx.traffic.totals(["i"], minute - timedelta(hours=2)) == []
+
+        async def is_forgotten() -> bool:
+            # The server's own housekeeping may have the turn.
+            await sweep(app.database, lambda: datetime.now(UTC) + timedelta(hours=25))
+            async with app.database.read() as tx:
+                return await tx.traffic.totals(["i"], minute - timedelta(hours=2)) == []
+
+        await eventually(is_forgotten)
 
 
 async def test_revocation_answers_after_every_proxy_has_acknowledged(channel: grpc.aio.Channel) -> None:

@@ -138,6 +138,9 @@ async def test_a_proxy_that_lags_is_seen(tmp_path: Path, owner: Any) -> None:
         request = pb.ActOnInstanceRequest(instance_id=made.id, action="suspend")
         waiting = asyncio.ensure_future(server.instances.ActOnInstance(request, metadata=owner))
         assert (await failure(waiting)).reason == "CHANGE_UNCONFIRMED"
+        await stream.write(dataplane.WatchRequest(heartbeat=1))
+        while not (await stream.read()).HasField("heartbeat"):
+            pass
         metrics = await server.scrape()
         assert metrics.value("orch8_proxies", state="connected") == 1
         assert metrics.value("orch8_watch_lag_versions") >= 1

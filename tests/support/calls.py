@@ -47,7 +47,7 @@ async def failure(call: Awaitable[Any]) -> Failure:
     )
 
 
-async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 10) -> Any:
+async def eventually(check: Callable[[], Awaitable[Any]], seconds: float = 30) -> Any:
     """The first answer of the check that is true; fails where there is none in time."""
     async with asyncio.timeout(seconds):
         while not (found := await check()):

@@ -20,7 +20,8 @@ from tests.rest_bridge.proxy.fake_engine import FakeEngine
 from tests.rest_bridge.proxy.fake_server import TOKEN, FakeDataPlane
 from tests.support.issuer import Issuer, running_issuer
 
-IDLE = 1.5
+# Longer than a loaded machine takes for anything, and short enough to wait for.
+IDLE = 4.0
 PATHS = ("direct", "envoy")
 # An Envoy that takes itself for busy at once, and so repeats decisions by itself where it can.
 BUSY = "busy"
