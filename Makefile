@@ -58,7 +58,7 @@ baseline: $(DEV) ## Make the protos of now those that must not be broken (at a r
 	cp gen/descriptors.binpb proto/released.binpb
 
 pytest: $(DEV)
-	@echo "== tests" && $(BIN)/python -m pytest $(ARGS)
+	@echo "== tests" && $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lock: $(DEV) ## Resolve the dependencies again, newest versions within pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
