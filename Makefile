@@ -29,8 +29,8 @@ bench: $(RUNTIME) ## Measure the gateway against bare Envoy (shorter: make bench
 
 test: check pytest ## Set everything up and run every check
 
-chaos: $(DEV) ## Prove "at once" for minutes: parts killed, halted, cut off (CHAOS_SECONDS, CHAOS_RESTRICTIONS, CHAOS_SEED)
-	@CHAOS_SECONDS=$${CHAOS_SECONDS:-200} CHAOS_RESTRICTIONS=$${CHAOS_RESTRICTIONS:-1500} \
+chaos: $(DEV) ## Prove "at once" and "once" for minutes while parts are killed (CHAOS_SECONDS, CHAOS_SEED; README, "Tests")
+	@CHAOS_SECONDS=$${CHAOS_SECONDS:-200} CHAOS_RESTRICTIONS=$${CHAOS_RESTRICTIONS:-1500} CHAOS_CREATES=$${CHAOS_CREATES:-1000} \
 		$(BIN)/python -m pytest -q -s tests/chaos $(ARGS)
 
 check: format lint types generated protos ## Run every check but the tests

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, update
+from sqlalchemy import ColumnElement, case, func, literal, or_, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -13,6 +13,7 @@ from server.domain.instances import COUNTED, Desired, Instance, Phase, Region
 from server.domain.restarts import Restarts
 from server.store.sealing import Sealer
 from server.store.tables import InstanceRow
+from server.store.types import UtcDateTime
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,11 +227,15 @@ class Instances:
         )
 
     async def wake_all(self, now: datetime, *, alone: bool) -> None:
-        """Makes every instance due, at a server's start. A lone one takes back all leases, too: nobody has them."""
+        """Makes every instance due, at a server's start. A lone one takes back all leases, too: nobody has them.
+
+        What was due already keeps its place: else what is new would never have its turn where servers start often.
+        """
         query = update(InstanceRow).where(col(InstanceRow.phase).not_in((Phase.DELETED, Phase.FAILED)))
         # Its engines may have ended with the server before it: that was not their fault.
         query = query.values(restarts=0, restart_at=None) if alone else query.where(_free(now))
-        await self._session.exec(query.values(due_at=now, lease_owner=None, lease_until=None))
+        due_at = case((col(InstanceRow.due_at) < now, col(InstanceRow.due_at)), else_=literal(now, UtcDateTime))
+        await self._session.exec(query.values(due_at=due_at, lease_owner=None, lease_until=None))
 
 
 def _live() -> ColumnElement[bool]:

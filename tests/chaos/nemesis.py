@@ -1,49 +1,56 @@
-"""Halts, kills, restarts and separates the server and the proxies, in an order that a seed decides."""
+"""Halts, kills, restarts and separates parts, in an order that a seed decides."""
 
 import asyncio
 import random
 import signal
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tests.chaos.history import Fault, History
-from tests.chaos.world import DECIDING, DIRECT, SERVER, STRICT, World
+from tests.chaos.world import World
 
-# Who can be away together: each lane is worked on by itself.
-LANES = ((SERVER,), (DECIDING, DIRECT), (STRICT,))
 # Shorter than every lease and confirmation; between the two; longer than most.
 HALTS_S = {"short halt": (0.1, 1.2), "long halt": (1.6, 2.9), "longest halt": (3.2, 4.8)}
-# The line to the server: how long it is gone, while the proxy goes on.
+# The line to the server: how long it is gone, while the part goes on.
 LINES_S = {"line stalled": (0.5, 4.5), "line cut": (0.5, 4.5)}
 ENDS = ("kill", "kill after a halt", "term")
-# Without the server nothing changes, so it is left in peace for longer.
-CALM_S = {SERVER: (2.0, 5.0), DECIDING: (0.8, 3.0), STRICT: (0.8, 3.0)}
 DOWN_S = (0.0, 1.0)
 
 
-class Nemesis:
-    """Does what it can. A part is always whole again before the next thing happens to it."""
+@dataclass(frozen=True)
+class Lane:
+    """Parts that are never away together, what can happen to them, and for how long they are left in peace before."""
 
-    def __init__(self, world: World, history: History, seed: int) -> None:
+    parts: Sequence[str]
+    kinds: Sequence[str]
+    calm: tuple[float, float]
+
+
+class Nemesis:
+    """Does what it can, in each lane by itself. A part is always whole again before the next thing happens to it."""
+
+    def __init__(self, world: World, lanes: Sequence[Lane], history: History, seed: int) -> None:
         self._world = world
+        self._lanes = lanes
         self._history = history
         self._seed = seed
 
     async def run(self, faults: int, go_on: Callable[[], bool]) -> None:
         """So many faults in each lane, all of different kinds while there are any, and then as long as `go_on` says."""
         async with asyncio.TaskGroup() as lanes:
-            for lane in LANES:
+            for lane in self._lanes:
                 lanes.create_task(self._work(lane, faults, go_on))
 
-    async def _work(self, parts: Sequence[str], faults: int, go_on: Callable[[], bool]) -> None:
-        rng = random.Random(f"{self._seed}/{parts[0]}")
+    async def _work(self, lane: Lane, faults: int, go_on: Callable[[], bool]) -> None:
+        rng = random.Random(f"{self._seed}/{lane.parts[0]}")
         kinds: list[str] = []
         done = 0
         while done < faults or go_on():
             done += 1
-            kinds = kinds or _shuffled(parts, rng)
-            await asyncio.sleep(rng.uniform(*CALM_S[parts[0]]))
-            await self._strike(rng.choice(parts), kinds.pop(), rng)
+            kinds = kinds or rng.sample(lane.kinds, len(lane.kinds))
+            await asyncio.sleep(rng.uniform(*lane.calm))
+            await self._strike(rng.choice(lane.parts), kinds.pop(), rng)
 
     async def _strike(self, part: str, kind: str, rng: random.Random) -> None:
         began = time.monotonic()
@@ -71,8 +78,3 @@ class Nemesis:
     async def _halt(self, part: str, seconds: float) -> None:
         self._world.parts.halt(part)
         await asyncio.sleep(seconds)
-
-
-def _shuffled(parts: Sequence[str], rng: random.Random) -> list[str]:
-    kinds = [*HALTS_S, *ENDS, *(() if SERVER in parts else LINES_S)]
-    return rng.sample(kinds, len(kinds))

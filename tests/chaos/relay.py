@@ -1,25 +1,49 @@
-"""The line between one proxy and the server, which can be stalled and cut while both of them go on."""
+"""A line between two parts, which can be stalled and cut while both of them go on, and which loses answers."""
 
 import asyncio
+import random
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 CHUNK = 64 * 1024
 
+# A port of this machine, or a Unix socket.
+Place = int | Path
+
+
+def never() -> bool:
+    """Loses nothing."""
+    return False
+
+
+async def connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to what listens there. Raises OSError where nothing does."""
+    if isinstance(place, int):
+        return await asyncio.open_connection("127.0.0.1", place)
+    return await asyncio.open_unix_connection(place)
+
 
 class Relay:
-    """Carries bytes between a Unix socket of its own and that of the server. An async context manager."""
+    """Carries bytes between a place of its own and one of several that listen, any of them. An async context manager.
 
-    def __init__(self, listen: Path, server: Path) -> None:
-        self._listen, self._server = listen, server
+    `loses` is asked once for each answer, when its first bytes come: so whatever was asked for has been done.
+    """
+
+    def __init__(self, listen: Place, *targets: Place, loses: Callable[[], bool] = never) -> None:
+        self._listen, self._targets, self._loses = listen, targets, loses
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._is_cut = False
         self._carrying: set[asyncio.Task[None]] = set()
+        self.lost = 0
 
     async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_unix_server(self._accept, self._listen)
+        if isinstance(self._listen, int):
+            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._listen)
+        else:
+            self._listener = await asyncio.start_unix_server(self._accept, self._listen)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -55,8 +79,12 @@ class Relay:
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_cut:
             return
-        there, back = await asyncio.open_unix_connection(self._server)
-        pumps = [asyncio.create_task(self._pump(reader, back)), asyncio.create_task(self._pump(there, writer))]
+        there, back = await self._reach()
+        asked = asyncio.Event()
+        pumps = [
+            asyncio.create_task(self._pump(reader, back, asked.set)),
+            asyncio.create_task(self._pump(there, writer, lambda: self._lose(asked))),
+        ]
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -65,8 +93,27 @@ class Relay:
             await asyncio.gather(*pumps, return_exceptions=True)
             back.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to any target that takes one."""
+        *others, last = random.sample(self._targets, len(self._targets))
+        for target in others:
+            with suppress(OSError):
+                return await connect(target)
+        return await connect(last)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, seen: Callable[[], object]
+    ) -> None:
         while data := await reader.read(CHUNK):
             await self._flowing.wait()
+            seen()
             writer.write(data)
             await writer.drain()
+
+    def _lose(self, asked: asyncio.Event) -> None:
+        """Breaks the connection instead of an answer that has just begun, where it is to be lost."""
+        if asked.is_set():
+            asked.clear()
+            if self._loses():
+                self.lost += 1
+                raise ConnectionAbortedError

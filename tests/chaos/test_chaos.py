@@ -19,11 +19,12 @@ import pytest
 from tests.chaos import engine
 from tests.chaos.changers import Changer, InstanceChanger, KeyChanger, LockChanger, PolicyChanger
 from tests.chaos.checker import DECIDED_AGAINST, check
+from tests.chaos.entrances import LANES, Entrances
 from tests.chaos.history import History, WallClock
 from tests.chaos.load import Load, until_each
 from tests.chaos.management import Management
 from tests.chaos.nemesis import Nemesis
-from tests.chaos.world import EDGE, World, running_world
+from tests.chaos.world import EDGE
 from tests.support.issuer import running_issuer
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS", "0"))
@@ -42,7 +43,7 @@ CLOSE_S = 0.1
 class Run:
     """One run: the world, those who call, those who change, and what was seen of it."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Entrances) -> None:
         self.world = world
         self.history = History()
         self.load = Load(world.entrances, self.history, SEED)
@@ -82,7 +83,7 @@ class Run:
     async def strike(self) -> None:
         """Load, changes and faults at once; at the end everything runs, and nothing is under way."""
         until = time.monotonic() + SECONDS
-        nemesis = Nemesis(self.world, self.history, SEED)
+        nemesis = Nemesis(self.world, LANES, self.history, SEED)
         async with asyncio.TaskGroup() as group:
             calling = group.create_task(self.load.run(CALLERS))
             changing = [group.create_task(changer.run()) for changer in self.changers]
@@ -132,7 +133,8 @@ class Run:
 async def test_nothing_passes_that_was_taken_away() -> None:
     # pytest's own folders are too deep for the path of a Unix socket.
     with tempfile.TemporaryDirectory(prefix="orch8-chaos-") as folder:
-        async with running_issuer() as issuer, running_world(Path(folder)) as world:
+        world = Entrances(Path(folder))
+        async with running_issuer() as issuer, world.running():
             run = Run(world)
             with run.closing:
                 await run.prepare(issuer)

@@ -15,6 +15,7 @@ from tests.support import sessions
 from tests.support.calls import eventually
 from tests.support.fly.cloud import Audit, Fly
 from tests.support.fly.server import running_fly
+from tests.support.fly.settings import fly_settings
 from tests.support.parts import Parts
 from tests.support.stack import free_port
 
@@ -42,15 +43,10 @@ async def fly(tmp_path: Path) -> AsyncIterator[Fly]:
 async def product(fly: Fly, routing: str, **settings: str) -> AsyncIterator[Parts]:
     """Server, proxy, Envoy and a direct proxy, with their engines at the fake."""
     chosen = {
-        "ORCH8_RUNTIME": "fly",
-        "ORCH8_FLY_API_URL": fly.api_url,
-        "ORCH8_FLY_API_TOKEN": fly.token,
-        "ORCH8_FLY_APP": fly.app,
-        "ORCH8_FLY_IMAGE": "ghcr.io/orch8-io/engine:0.7.1",
+        **fly_settings(fly),
         "ORCH8_FLY_ROUTING": routing,
         "ORCH8_FLY_PUBLIC_URL": fly.edge_url if routing == "pinned" else "",
         "ORCH8_FLY_ENGINE_PORT": str(free_port()),
-        "ORCH8_FLY_RATE": "20",
         "ORCH8_DEFAULT_PLAN": "pro",
     }
     # pytest's own folders are too deep for the path of a Unix socket.

@@ -50,6 +50,20 @@ async def test_a_lone_server_forgives_restarts_when_it_starts(database: Database
     assert kept.restarts == failing.restarts, "engines do not end with one of several servers"
 
 
+async def test_what_waits_keeps_its_place_when_a_server_starts(database: Database) -> None:
+    await add(database, instance(1), instance(2), instance(3))
+    minute = timedelta(minutes=1)
+    async with database.write() as tx:
+        for number, due_at in ((1, NOW + 9 * minute), (2, NOW + minute), (3, None)):
+            await tx.instances.claim_due("a", NOW, LEASE, 10)
+            await tx.instances.release(f"inst_{number}", "a", due_at=due_at, attempts=0)
+        for start in (2, 3):
+            await tx.instances.wake_all(NOW + start * minute, alone=True)
+        claims = await tx.instances.claim_due("b", NOW + 3 * minute, LEASE, 10)
+    assert claims[0].instance.id == "inst_2", "it waits for longest"
+    assert sorted(claim.instance.id for claim in claims) == ["inst_1", "inst_2", "inst_3"]
+
+
 def event(number: int, org_id: str = "org_one") -> Event:
     at = NOW + timedelta(minutes=number)
     return Event(org_id=org_id, instance_id=f"inst_{number % 2}", kind=EventKind.LATE, at=at, details={"n": number})

@@ -56,10 +56,11 @@ class Parts:
         return f"http://127.0.0.1:{self.direct_port}"
 
     async def start(self, *names: str) -> None:
-        """Starts parts: serve, proxy, edge, direct; more direct proxies have their address in `own`."""
+        """Starts parts: serve, proxy, edge, direct; more of a kind, such as serve-2, have their address in `own`."""
         for name in names:
-            arguments, more = [name], dict(self._own.get(name, {}))
-            if name.startswith("direct"):
+            kind = name.partition("-")[0]
+            arguments, more = [kind], dict(self._own.get(name, {}))
+            if kind == "direct":
                 arguments = ["proxy", "--direct"]
                 more.setdefault("ORCH8_PROXY_LISTEN", f"127.0.0.1:{self.direct_port}")
             with (self.folder / f"{name}.log").open("ab") as log:
@@ -95,7 +96,7 @@ class Parts:
         return (self.folder / f"{name}.log").read_text()
 
     async def close(self) -> None:
-        """Ends all of them, the server last: it takes the engines along."""
-        for name in sorted(self._processes, key=lambda name: name == "serve"):
+        """Ends all of them, the servers last: they take the engines along."""
+        for name in sorted(self._processes, key=lambda name: name.startswith("serve")):
             self.go_on(name)
             await self.end(name, signal.SIGTERM)
