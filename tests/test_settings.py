@@ -129,4 +129,4 @@ def test_origins_and_addresses_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     settings = EdgeSettings.read()
     assert settings.allowed_origins == ("https://app.example.com",)
     assert (settings.listen.host, settings.listen.port) == ("::1", 8443)
-    assert settings.server_addr.path == "/run/server.sock"
+    assert [one.path for one in settings.server_addr] == ["/run/server.sock"]
