@@ -25,13 +25,25 @@ async def run_edge(settings: EdgeSettings) -> int:
 async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.now.wait())
-    pulse = asyncio.create_task(beat(await edge.address(), tls=edge.speaks_tls))
+    beside = [asyncio.create_task(job) for job in (_beat(edge), _leave(edge, stopping))]
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
-    pulse.cancel()
+    for task in beside:
+        task.cancel()
+    await asyncio.gather(*beside, return_exceptions=True)
     await edge.stop()
     stop.cancel()
     code = await ended
     if by_itself:
         sys.stderr.write(f"{how_it_ended(code)}.\n")
     return 1 if by_itself else 0
+
+
+async def _beat(edge: EnvoyProcess) -> None:
+    await beat(await edge.address(), tls=edge.speaks_tls)
+
+
+async def _leave(edge: EnvoyProcess, stopping: Stopping) -> None:
+    """Once the edge is told to stop, who keeps a connection has to go elsewhere, before the port is closed."""
+    await stopping.told.wait()
+    await edge.leave()

@@ -56,9 +56,9 @@ class Parts:
         return f"http://127.0.0.1:{self.direct_port}"
 
     async def start(self, *names: str) -> None:
-        """Starts parts: serve, proxy, edge, direct; more direct proxies have their address in `own`."""
+        """Starts parts: serve, proxy, edge, direct. A second one of a kind is `edge-2`, with its addresses in `own`."""
         for name in names:
-            arguments, more = [name], dict(self._own.get(name, {}))
+            arguments, more = [name.partition("-")[0]], dict(self._own.get(name, {}))
             if name.startswith("direct"):
                 arguments = ["proxy", "--direct"]
                 more.setdefault("ORCH8_PROXY_LISTEN", f"127.0.0.1:{self.direct_port}")
@@ -96,6 +96,6 @@ class Parts:
 
     async def close(self) -> None:
         """Ends all of them, the server last: it takes the engines along."""
-        for name in sorted(self._processes, key=lambda name: name == "serve"):
+        for name in sorted(self._processes, key=lambda name: name.startswith("serve")):
             self.go_on(name)
             await self.end(name, signal.SIGTERM)
