@@ -16,12 +16,12 @@ from orch8cloud.dataplane.v1 import dataplane_pb2 as dataplane
 from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
 from orch8cloud.v1 import instances_pb2 as pb
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
-from sqlalchemy.exc import OperationalError
 from structlog.contextvars import merge_contextvars
 from structlog.testing import capture_logs
 
 from server.app import App, running
 from server.domain.addresses import Address
+from server.errors import DatabaseUnavailable
 from server.telemetry.stopping import Stopping
 from tests.support.calls import eventually, failure
 from tests.support.metrics import Metrics, scrape
@@ -154,7 +154,7 @@ async def test_a_proxy_that_lags_is_seen(tmp_path: Path, owner: Any) -> None:
 
 async def test_it_is_not_ready_without_its_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Any:
-        raise OperationalError("SELECT 1", {}, Exception("gone"))
+        raise DatabaseUnavailable
 
     async with started(tmp_path) as server:
         assert (await server.ready()).status_code == 200
