@@ -128,6 +128,13 @@ class World:
 
         await eventually(seen, PATIENCE_S)
 
+    async def mend(self) -> None:
+        """Starts whatever a test that failed has left ended."""
+        self.postgres.start()
+        names = [name for kind in KINDS for name in REPLICAS[kind]]
+        await self.parts.start(*(name for name in names if not self.parts.is_running(name)))
+        await self.until_whole()
+
     async def until_whole(self) -> None:
         """Waits until everything runs, is ready, and is known to be."""
 
