@@ -4,22 +4,27 @@ from pathlib import Path
 
 from pydantic import Field, FilePath, SecretStr
 
-from server.configuration import AddressSetting, OptionalAddressSetting, Settings, SharedSettings
-from server.domain.addresses import Address
+from server.configuration import AddressesSetting, AddressSetting, OptionalAddressSetting, Settings, SharedSettings
+from server.domain.addresses import Address, Addresses
 
 SERVER = Address.parse("127.0.0.1:50061")
 PROXY = Address.parse("127.0.0.1:8081")
 STREAMS = Address.parse("127.0.0.1:8082")
+_SERVERS = (
+    "Where the servers listen (gRPC): one address or several with commas between them, or a name that has several."
+)
 
 
 class EdgeSettings(Settings):
     """What Envoy needs: where to listen, and where server and proxy are."""
 
     listen: AddressSetting = Field(Address.parse("127.0.0.1:8080"), description="Where the world reaches the service.")
-    server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
-    proxy_addr: AddressSetting = Field(PROXY, description="Where the proxy listens.")
-    streams_addr: AddressSetting = Field(
-        STREAMS, description="Where the proxy watches the answers that go on for long (gRPC)."
+    server_addr: AddressesSetting = Field(Addresses((SERVER,)), description=_SERVERS)
+    proxy_addr: AddressesSetting = Field(
+        Addresses((PROXY,)), description="Where the proxies listen: one address or several, as for the servers."
+    )
+    streams_addr: AddressesSetting = Field(
+        Addresses((STREAMS,)), description="Where the proxies watch the answers that go on for long (gRPC)."
     )
     edge_admin_addr: AddressSetting = Field(
         Address.parse("127.0.0.1:9901"), description="Envoy's own administration. Keep it away from the world."
@@ -55,7 +60,7 @@ class ProxySettings(SharedSettings):
     proxy_metrics_listen: OptionalAddressSetting = Field(
         None, description="Where the proxy answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
-    server_addr: AddressSetting = Field(SERVER, description="Where the server listens (gRPC).")
+    server_addr: AddressesSetting = Field(Addresses((SERVER,)), description=_SERVERS)
     dataplane_token: SecretStr = Field(min_length=16, description="The secret that server and proxy share.")
     proxy_id: str = Field("", max_length=128, description="Names this proxy; two at once must differ. Empty: random.")
     stale_limit: float = Field(

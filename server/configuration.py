@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSource
 
-from server.domain.addresses import Address, Collector
+from server.domain.addresses import Address, Addresses, Collector
 from server.domain.urls import is_loopback_name
 
 PREFIX = "ORCH8_"
@@ -28,6 +28,13 @@ def _optional_address(value: Any) -> Address | None:
 
 
 OptionalAddressSetting = Annotated[Address | None, NoDecode, BeforeValidator(_optional_address), PlainSerializer(str)]
+
+
+def _addresses(value: Any) -> Addresses:
+    return value if isinstance(value, Addresses) else Addresses.parse(str(value))
+
+
+AddressesSetting = Annotated[Addresses, NoDecode, BeforeValidator(_addresses), PlainSerializer(str)]
 
 
 def _collector(value: Any) -> Collector | None:

@@ -129,4 +129,13 @@ def test_origins_and_addresses_are_read(monkeypatch: pytest.MonkeyPatch) -> None
     settings = EdgeSettings.read()
     assert settings.allowed_origins == ("https://app.example.com",)
     assert (settings.listen.host, settings.listen.port) == ("::1", 8443)
-    assert settings.server_addr.path == "/run/server.sock"
+    assert [one.path for one in settings.server_addr] == ["/run/server.sock"]
+
+
+def test_several_addresses_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORCH8_SERVER_ADDR", "10.0.0.1:50061, [::1]:50061,10.0.0.1:50061")
+    assert str(ProxySettings.read().server_addr) == "10.0.0.1:50061,[::1]:50061"
+    for wrong in ("", "10.0.0.1:50061,", "10.0.0.1:50061,unix:/run/server.sock"):
+        monkeypatch.setenv("ORCH8_SERVER_ADDR", wrong)
+        with pytest.raises(SettingsError, match="ORCH8_SERVER_ADDR: write"):
+            EdgeSettings.read()

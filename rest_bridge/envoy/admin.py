@@ -1,6 +1,7 @@
 """What Envoy's administration is asked, over its own address."""
 
 import asyncio
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from server.domain.addresses import Address
 
 _PATIENCE = 2.0
 _POLL = 0.02
+# Callers that keep a connection and are at work use it again sooner than this.
+_QUIET = 0.25
 
 
 class Admin:
@@ -38,21 +41,37 @@ class Admin:
             return (await self._ask("GET", "/stats/prometheus")).text
         return ""
 
+    async def leave(self) -> None:
+        """Has each answer ask its caller to close the connection, from now on; new ones are taken all the same."""
+        with suppress(httpx.TransportError):
+            await self._ask("POST", "/healthcheck/fail")
+
     async def drain(self, within: float) -> None:
-        """Asks callers to close their connections, and waits for the requests that are under way."""
+        """Waits until callers that are at work have gone, closes the port, and waits for what is under way."""
         with suppress(httpx.TransportError, TimeoutError):
             async with asyncio.timeout(within):
-                await self._ask("POST", "/healthcheck/fail")
-                await self._ask("POST", "/drain_listeners?graceful&skip_exit")
-                await self._idle()
+                await self.leave()
+                await self._quiet()
+                await self._ask("POST", "/drain_listeners")
+                while (await self._counts())["downstream_rq_active"]:  # noqa: ASYNC110 - another process
+                    await asyncio.sleep(_POLL)
 
-    async def _idle(self) -> None:
-        while await self._active_requests():  # noqa: ASYNC110  # another process can only be asked
+    async def _quiet(self) -> None:
+        """Waits until there is no connection, or none that is used."""
+        last, since = -1, 0.0
+        while (counts := await self._counts())["downstream_cx_active"]:
+            total, now = counts["downstream_rq_total"], asyncio.get_running_loop().time()
+            if total != last or counts["downstream_rq_active"]:
+                last, since = total, now
+            elif now - since >= _QUIET:
+                return
             await asyncio.sleep(_POLL)
 
-    async def _active_requests(self) -> int:
-        answer = await self._ask("GET", "/stats?format=json&filter=^http.edge.downstream_rq_active$")
-        return sum(int(stat["value"]) for stat in answer.json()["stats"] if "value" in stat)
+    async def _counts(self) -> Counter[str]:
+        wanted = "downstream_(rq_active|rq_total|cx_active)"
+        answer = await self._ask("GET", f"/stats?format=json&filter=^http.edge.{wanted}$")
+        stats = [stat for stat in answer.json()["stats"] if "value" in stat]
+        return Counter({stat["name"].rpartition(".")[2]: int(stat["value"]) for stat in stats})
 
     async def _ask(self, method: str, path: str) -> httpx.Response:
         transport = httpx.AsyncHTTPTransport(uds=self._unix)

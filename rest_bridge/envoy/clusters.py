@@ -7,9 +7,10 @@ from typing import Any
 import certifi
 
 from rest_bridge.envoy import headers
-from rest_bridge.envoy.fragments import Json, duration, extension, is_name, lua, socket, typed
+from rest_bridge.envoy.fragments import Json, duration, extension, lua, socket, typed
 from rest_bridge.envoy.limits import Limits
-from server.domain.addresses import Address, Collector
+from rest_bridge.envoy.replicas import GRPC, PROXIES, only_the_healthy
+from server.domain.addresses import Address, Addresses, Collector
 
 SERVER = "server"
 PROXY = "proxy"
@@ -27,14 +28,14 @@ _MANY = 100_000
 _IDLE = 4
 
 
-def clusters(server: Address, proxy: Address, streams: Address, limits: Limits) -> list[Json]:
+def clusters(server: Addresses, proxy: Addresses, streams: Addresses, limits: Limits) -> list[Json]:
     """Every cluster."""
     stripped = headers.strip_answer()
     return [
-        _fixed(SERVER, server, limits, _http2()),
-        _fixed(PROXY, proxy, limits, _http1(lua("refused.lua"))),
+        {**_fixed(SERVER, server, limits, _http2()), **only_the_healthy(server, GRPC)},
+        {**_fixed(PROXY, proxy, limits, _http1(lua("refused.lua"))), **only_the_healthy(proxy, PROXIES)},
         # A proxy that hangs cuts nothing, so Envoy soon gives it up, and with it the answers that it watches.
-        _fixed(STREAMS, streams, limits, _http2(interval=2, timeout=2)),
+        {**_fixed(STREAMS, streams, limits, _http2(interval=2, timeout=2)), **only_the_healthy(streams, GRPC)},
         _engines(ENGINE_HTTP, limits, _http1(stripped), allow_insecure_cluster_options=True),
         {
             **_engines(ENGINE_HTTPS, limits, _http1(stripped, upstream_http_protocol_options=_SNI)),
@@ -48,16 +49,16 @@ def collector(where: Collector | None, limits: Limits) -> list[Json]:
     if where is None:
         return []
     plain = typed(_PROTOCOL, explicit_http_config={"http_protocol_options": {}})
-    found = _fixed(COLLECTOR, where.address, limits, _http2() if where.grpc else plain)
+    found = _fixed(COLLECTOR, Addresses((where.address,)), limits, _http2() if where.grpc else plain)
     return [found | ({"transport_socket": _tls(sni=where.address.host)} if where.tls else {})]
 
 
-def _fixed(name: str, address: Address, limits: Limits, protocol: Json) -> Json:
-    endpoint = {"lb_endpoints": [{"endpoint": {"address": _target(address)}}]}
+def _fixed(name: str, addresses: Addresses, limits: Limits, protocol: Json) -> Json:
+    endpoints = [{"endpoint": {"address": _target(address)}} for address in addresses]
     return {
         **_common(name, limits, protocol),
-        "type": "STRICT_DNS" if is_name(address) else "STATIC",
-        "load_assignment": {"cluster_name": name, "endpoints": [endpoint]},
+        "type": "STRICT_DNS" if any(address.is_name for address in addresses) else "STATIC",
+        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
     }
 
 

@@ -10,6 +10,7 @@ from rest_bridge.envoy.fragments import LUA, Json, duration, extension, lua, lua
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.local_replies import RETRY_AFTER
 from rest_bridge.envoy.matching import not_, request_header, skipping
+from rest_bridge.envoy.replicas import ELSEWHERE, QUESTION, retry
 from rest_bridge.errors import error_body
 
 CORS = "envoy.filters.http.cors"
@@ -96,11 +97,13 @@ def ext_authz(limits: Limits) -> Json:
     service = {
         "server_uri": {"uri": f"http://{PROXY}", "cluster": PROXY, "timeout": duration(limits.decision_timeout)},
         "path_prefix": "/decide",
+        "authorization_request": {"headers_to_add": [{"key": "x-envoy-retriable-header-names", "value": ELSEWHERE}]},
         "authorization_response": {
             "allowed_upstream_headers": headers.patterns(headers.DECIDED),
             "allowed_client_headers": headers.patterns(headers.REFUSED_WITH),
             "dynamic_metadata_from_headers": headers.patterns((streams.PASS, *headers.ALLOWED_WITH)),
         },
+        "retry_policy": retry(f"{QUESTION},5xx,retriable-headers"),
     }
     return extension(
         EXT_AUTHZ,

@@ -1,6 +1,5 @@
 """The few shapes that every part of an Envoy configuration repeats."""
 
-import ipaddress
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -47,17 +46,6 @@ def socket(address: Address) -> Json:
     if address.is_unix:
         return {"pipe": {"path": address.path, "mode": 0o600}}
     return {"socket_address": {"address": address.host, "port_value": address.port}}
-
-
-def is_name(address: Address) -> bool:
-    """Whether the host has to be asked of DNS."""
-    if address.is_unix:
-        return False
-    try:
-        ipaddress.ip_address(address.host)
-    except ValueError:
-        return True
-    return False
 
 
 def set_headers(headers: Mapping[str, str]) -> list[Json]:

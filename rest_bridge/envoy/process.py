@@ -143,8 +143,13 @@ class EnvoyProcess:
         """Waits until Envoy ends, and returns its exit code."""
         return await self._running().wait()
 
+    async def leave(self) -> None:
+        """Asks callers to close their connections as they get their answers. New ones are still taken."""
+        if self._admin is not None:
+            await self._admin.leave()
+
     async def stop(self, *, drain: bool = True) -> None:
-        """Lets the requests that are under way end, for a short while, then ends Envoy. Can be called twice."""
+        """Lets callers go and their requests end, for a short while, then ends Envoy. Can be called twice."""
         process, self._process = self._process, None
         if process is not None:
             if drain and self._admin is not None and process.returncode is None:

@@ -11,6 +11,7 @@ from rest_bridge.envoy.fragments import LUA, Json, duration, set_headers
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.local_replies import CONNECT, GATEWAY, GRPC, REST, TUNNEL
 from rest_bridge.envoy.paths import matcher, precedence
+from rest_bridge.envoy.replicas import QUESTION, UNSEEN, retry
 
 OTHER_GRPC_SERVICES = (
     "grpc.health.v1.Health",
@@ -22,8 +23,7 @@ HEALTHY = '{"status":"ok"}'
 _ASKED = {headers.HOST: "%REQ(:AUTHORITY)%"}
 _GRPC_TO_SERVER = set_headers(_ASKED)
 _REST_TO_SERVER = set_headers({**_ASKED, headers.PATH: f"%FILTER_STATE({PATH_STATE}:PLAIN)%"})
-# The server has not seen the request in any of these cases, so a second try cannot do a thing twice.
-_RETRY = {"retry_on": "connect-failure,refused-stream", "num_retries": 2}
+_RETRY = retry(UNSEEN)
 
 
 def route_config(limits: Limits, origins: tuple[str, ...]) -> Json:
@@ -81,10 +81,11 @@ def _rest_route(binding: Binding, limits: Limits) -> Json:
     compressed = () if binding.success == NO_CONTENT else (filters.COMPRESSOR,)
     per_filter = _only(LUA, filters.BUFFER, filters.TRANSCODER, *compressed)
     seconds = limits.readiness_timeout if binding.path == READINESS else binding.timeout or limits.management_timeout
-    action: Json = {"cluster": SERVER, "timeout": duration(seconds), "retry_policy": _RETRY}
+    again = retry(QUESTION) if binding.method == "GET" else _RETRY
+    action: Json = {"cluster": SERVER, "timeout": duration(seconds), "retry_policy": again}
     if binding.streams:
         per_filter[filters.TRANSCODER] = filters.transcoder(limits, events=True)
-        action = {"cluster": SERVER, **_no_end(limits)}
+        action = {"cluster": SERVER, **_no_end(limits), "retry_policy": again}
     return {
         "name": f"{REST}{binding.rpc}",
         "match": {**matcher(binding.path), "headers": [_method(binding.method)]},

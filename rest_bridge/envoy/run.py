@@ -25,13 +25,13 @@ async def run_edge(settings: EdgeSettings) -> int:
 async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.now.wait())
-    pulse = asyncio.create_task(_beat(edge))
+    beside = [asyncio.create_task(job) for job in (_beat(edge), _leave(edge, stopping))]
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
-    for task in (pulse, stop):
+    for task in (*beside, stop):
         task.cancel()
     # An Envoy that has just ended cannot say where it listened, and that must not hide how it ended.
-    await asyncio.gather(pulse, stop, return_exceptions=True)
+    await asyncio.gather(*beside, stop, return_exceptions=True)
     await edge.stop()
     code = await ended
     if by_itself:
@@ -41,3 +41,9 @@ async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
 
 async def _beat(edge: EnvoyProcess) -> None:
     await beat(await edge.address(), tls=edge.speaks_tls)
+
+
+async def _leave(edge: EnvoyProcess, stopping: Stopping) -> None:
+    """Once the edge is told to stop, who keeps a connection has to go elsewhere, before the port is closed."""
+    await stopping.told.wait()
+    await edge.leave()

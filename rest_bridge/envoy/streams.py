@@ -10,6 +10,7 @@ from rest_bridge.envoy.clusters import STREAMS
 from rest_bridge.envoy.fragments import Json, duration, extension
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.matching import answer_header, skipping
+from rest_bridge.envoy.replicas import QUESTION, retry
 
 NAME = "orch8.streams"
 # The decision's answer, from which Envoy keeps the pass, and where it does.
@@ -26,7 +27,7 @@ def watch(limits: Limits) -> Json:
     processor = extension(
         "envoy.filters.http.ext_proc",
         "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor",
-        grpc_service={"envoy_grpc": {"cluster_name": STREAMS}},
+        grpc_service={"envoy_grpc": {"cluster_name": STREAMS}, "retry_policy": retry(QUESTION)},
         failure_mode_allow=False,
         status_on_error={"code": 503},
         message_timeout=duration(limits.decision_timeout),

@@ -103,7 +103,7 @@ def build(
     for switch in settings.switches():
         log.warning("development_switch_is_on", switch=switch)
     token = settings.dataplane_token.get_secret_value()
-    calls = ServerCalls(address=settings.server_addr, token=token, proxy_id=proxy_id, log=log)
+    calls = ServerCalls(addresses=settings.server_addr, token=token, proxy_id=proxy_id, log=log)
     knowledge = _knowledge(settings, calls, clock, direct=direct)
     traffic = Traffic(calls.report)
     records = Records(calls.report_decisions, sample=settings.decision_sample, log=log)
@@ -283,7 +283,9 @@ async def _serve(settings: ProxySettings, opened: Any, *, direct: bool) -> None:
         probes = metrics_of(proxy).probes(stopping)
         await stack.enter_async_context(listening(settings.proxy_metrics_listen, "proxy", probes))
         if not direct:
-            await stack.enter_async_context(Processor(proxy.streams).listening(settings.streams_listen))
+            await stack.enter_async_context(
+                Processor(proxy.streams, proxy.knowledge.is_ready).listening(settings.streams_listen)
+            )
         proxy.log.info("listening", address=str(opened.getsockname()), direct=direct)
         with stopping.on_signals():
             ending = asyncio.create_task(_end(proxy, server, stopping))

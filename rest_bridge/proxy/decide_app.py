@@ -21,6 +21,7 @@ from rest_bridge.proxy.trail import Trail
 PREFIX = b"/decide"
 PASS_HEADER = b"x-orch8-pass"
 REMOVE_HEADER = b"x-envoy-auth-headers-to-remove"
+ELSEWHERE_HEADER = (b"x-orch8-ask-another", b"1")
 
 
 class DecideApp:
@@ -45,7 +46,8 @@ class DecideApp:
             return
         decision_id = (DECISION_HEADER, number)
         if isinstance(verdict, Refusal):
-            await answer(send, verdict.status, [*verdict.headers, decision_id], verdict.body)
+            elsewhere = [ELSEWHERE_HEADER] if verdict.elsewhere else []
+            await answer(send, verdict.status, [*verdict.headers, decision_id, *elsewhere], verdict.body)
         else:
             await answer(send, 200, [*_instructions(verdict), decision_id])
 

@@ -4,11 +4,12 @@ Envoy asks by its external processing protocol (processing.proto). Short answers
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from orch8cloud.dataplane.v1 import processing_pb2 as pb
 
 from rest_bridge.proxy import refusals
@@ -42,10 +43,22 @@ _OPTIONS = (
 )
 
 
+class _Health(health_pb2_grpc.HealthServicer):
+    """Tells Envoy whether this proxy takes more streams."""
+
+    def __init__(self, is_ready: Callable[[], bool]) -> None:
+        self._is_ready = is_ready
+
+    async def Check(self, _request: Any, _context: Any) -> health_pb2.HealthCheckResponse:  # noqa: N802 - gRPC's
+        """Answers as /readyz does."""
+        kinds = health_pb2.HealthCheckResponse
+        return kinds(status=kinds.SERVING if self._is_ready() else kinds.NOT_SERVING)
+
+
 class Processor:
     """The gRPC server that Envoy asks."""
 
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, is_ready: Callable[[], bool]) -> None:
         self._streams = streams
         self._server = grpc.aio.server(options=_OPTIONS)
         method = grpc.stream_stream_rpc_method_handler(
@@ -53,6 +66,7 @@ class Processor:
         )
         handler = grpc.method_handlers_generic_handler(SERVICE, {"Process": method})
         self._server.add_generic_rpc_handlers((handler,))
+        health_pb2_grpc.add_HealthServicer_to_server(_Health(is_ready), self._server)
 
     @asynccontextmanager
     async def listening(self, address: Address) -> AsyncIterator[None]:

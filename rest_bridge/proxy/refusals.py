@@ -35,12 +35,16 @@ _BAD_REQUESTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refusal:
-    """An answer instead of the engine's. `reason` is that of the error table; None: the engine itself refused."""
+    """An answer instead of the engine's. `reason` is that of the error table; None: the engine itself refused.
+
+    `elsewhere`: another proxy may know better.
+    """
 
     reason: str | None = None
     status: int
     headers: tuple[Header, ...]
     body: bytes
+    elsewhere: bool = False
 
 
 def refusal(
@@ -110,7 +114,7 @@ def no_such_endpoint(instance_id: str, slug: str) -> Refusal:
 def not_in_touch() -> Refusal:
     """The proxy cannot know what is true now."""
     message = "The control plane cannot be reached from here, so this request cannot be checked. Try again in a moment."
-    return refusal("DATA_PLANE_NOT_READY", message, retry_after=RETRY_AFTER)
+    return replace(refusal("DATA_PLANE_NOT_READY", message, retry_after=RETRY_AFTER), elsewhere=True)
 
 
 def not_running(instance_id: str, status: str) -> Refusal:

@@ -9,7 +9,7 @@ from rest_bridge.settings import EdgeSettings, ProxySettings
 from server.configuration import PREFIX, Settings, SettingsError
 from server.doctor import configuration, edge, listening, network
 from server.doctor.findings import Finding, as_json, as_lines, bad, doubtful, good, has_failed
-from server.domain.addresses import Address
+from server.domain.addresses import Addresses
 from server.providers.runtime.base import RuntimeFailed
 from server.providers.runtime.local_program import DEVELOPMENT, choose
 from server.settings import ServerSettings
@@ -99,7 +99,7 @@ async def _proxy(settings: ProxySettings) -> list[Finding]:
     return [
         *configuration.public_url(settings),
         configuration.dataplane_token(token),
-        await listening.link(settings.server_addr, token),
+        *[await listening.link(address, token) for address in settings.server_addr],
         *await listening.ports("proxy", wanted, runs),
     ]
 
@@ -114,11 +114,12 @@ async def _edge(settings: EdgeSettings) -> list[Finding]:
         *configuration.exposure(settings),
         *([] if certificate is None else [edge.certificate(certificate)]),
         await edge.envoy(settings),
-        *(_neighbour(settings, name) for name in ("server", "proxy", "streams")),
+        *(found for name in ("server", "proxy", "streams") for found in _neighbours(settings, name)),
         *await listening.ports("edge", wanted, runs),
     ]
 
 
-def _neighbour(settings: EdgeSettings, name: str) -> Finding:
-    address: Address = getattr(settings, f"{name}_addr")
-    return listening.neighbour(f"edge to {name}", address, f"{PREFIX}{name.upper()}_ADDR")
+def _neighbours(settings: EdgeSettings, name: str) -> list[Finding]:
+    addresses: Addresses = getattr(settings, f"{name}_addr")
+    setting = f"{PREFIX}{name.upper()}_ADDR"
+    return [listening.neighbour(f"edge to {name}", address, setting) for address in addresses]

@@ -16,7 +16,7 @@ from rest_bridge.proxy.routes import ServerAway
 from rest_bridge.proxy.server_link import ServerCalls
 from server.configuration import PREFIX, Settings
 from server.doctor.findings import Finding, bad, doubtful, good
-from server.domain.addresses import Address
+from server.domain.addresses import Address, Addresses
 
 PATIENCE_S = 2.0
 # A key that nobody has: SHA-256 never gives it, as far as anybody knows.
@@ -108,7 +108,8 @@ async def answers_as_ours(address: Address, *, tls: bool = False) -> bool:
 
 async def what_server_says(address: Address, token: str) -> str:
     """OK where the server takes the token, else the gRPC code of its answer, UNAVAILABLE where there is none."""
-    calls = ServerCalls(address=reachable(address), token=token, proxy_id="doctor", log=structlog.get_logger())
+    near = Addresses((reachable(address),))
+    calls = ServerCalls(addresses=near, token=token, proxy_id="doctor", log=structlog.get_logger())
     try:
         await calls.key(NO_KEY)
     except ServerAway as error:

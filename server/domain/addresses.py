@@ -1,5 +1,7 @@
 """Where a process listens: a host and port, or a Unix socket."""
 
+import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -26,10 +28,50 @@ class Address:
         """Whether this is a Unix socket."""
         return bool(self.path)
 
+    @property
+    def is_name(self) -> bool:
+        """Whether the host has to be asked of DNS, which may know several."""
+        if self.is_unix:
+            return False
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
     def __str__(self) -> str:
         if self.is_unix:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the replicas of a process listen, one or several: any of them will do."""
+
+    each: tuple[Address, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Addresses":
+        """Reads addresses with commas between them. Raises ValueError with what to write instead."""
+        each = tuple(dict.fromkeys(Address.parse(one.strip()) for one in text.split(",")))
+        if len({one.is_unix for one in each}) > 1:
+            raise ValueError("write either host:port for each of them, or unix:/path/to.sock for each")
+        return cls(each)
+
+    @property
+    def may_be_several(self) -> bool:
+        """Whether there is more than one, or a name behind which there may be."""
+        return len(self.each) > 1 or any(one.is_name for one in self.each)
+
+    def __iter__(self) -> Iterator[Address]:
+        return iter(self.each)
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.each))
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,7 @@ class Reconciler:
 
     async def _round(self) -> None:
         self._woken.clear()
+        self._looked_at = time.monotonic()
         try:
             await self._start_due()
             await self._sleep()

@@ -103,7 +103,7 @@ def test_parts_of_one_layout_are_told_alike() -> None:
 class TestCompose:
     def test_two_of_each_that_decides_and_one_door(self) -> None:
         services = compose()["services"]
-        assert [services[name]["deploy"]["replicas"] for name in ("server", "proxy")] == [2, 2]
+        assert [services[name]["deploy"]["replicas"] for name in ("server", "proxy", "edge")] == [2, 2, 2]
         assert {name for name, one in services.items() if "ports" in one} == {"edge"}
         (published,) = services["edge"]["ports"]
         assert int(published.split(":")[1]) == of("compose", "edge").port("ORCH8_LISTEN")

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -196,6 +197,17 @@ async def test_it_is_not_ready_with_a_reconciler_that_looks_no_more(
             return bool((await server.ready()).json().get("why") == "reconciler")
 
         await eventually(is_noticed)
+
+
+async def test_a_reconciler_that_looks_is_not_idle(tmp_path: Path) -> None:
+    async with started(tmp_path) as server:
+        begun = time.monotonic()
+        server.app.reconciler.wake()
+
+        async def has_looked() -> bool:
+            return server.app.reconciler.idle_for < time.monotonic() - begun
+
+        await eventually(has_looked)
 
 
 async def test_every_line_says_which_request_organization_and_instance(

@@ -80,6 +80,18 @@ class Parts:
         async with asyncio.timeout(60):
             return await process.wait()
 
+    async def stop(self, name: str) -> int:
+        """Tells a part to stop, and says how it ended; it may wait for its drain delay until `hurry` ends that."""
+        process = self._processes[name]
+        process.send_signal(signal.SIGTERM)
+        code = await process.wait()
+        del self._processes[name]
+        return code
+
+    def hurry(self, name: str) -> None:
+        """Ends the drain delay of a part that was told to stop."""
+        self._processes[name].send_signal(signal.SIGTERM)
+
     def halt(self, name: str) -> None:
         """Stops a part where it stands, as a machine that hangs does."""
         self._processes[name].send_signal(signal.SIGSTOP)

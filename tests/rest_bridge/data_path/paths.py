@@ -33,7 +33,11 @@ async def serving(*, direct: bool, listen: Address = FREE_PORT, **settings: Any)
 
     await eventually(ready)
     try:
-        async with nullcontext() if direct else Processor(proxy.streams).listening(read.streams_listen):
+        async with (
+            nullcontext()
+            if direct
+            else Processor(proxy.streams, proxy.knowledge.is_ready).listening(read.streams_listen)
+        ):
             yield 0 if listen.is_unix else listening.getsockname()[1]
     finally:
         server.should_exit = True
@@ -57,7 +61,7 @@ async def envoy_path(folder: Path, *, idle: float, busy_from: int, **settings: A
     edge = EdgeSettings.read(
         listen=FREE_PORT,
         edge_admin_addr=Address(path=f"{folder}/admin.sock"),
-        server_addr=Address(path=f"{folder}/none.sock"),
+        server_addr=f"unix:{folder}/none.sock",
         proxy_addr=listen,
         streams_addr=streams,
         envoy_concurrency=1,

@@ -53,7 +53,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edg
         server, decisions, engine = FakeServer(), FakeDecisions(), FakeEngine()
         await stack.enter_async_context(server.serving(Address(path=f"{folder}/server.sock")))
         await stack.enter_async_context(serving(decisions, uds=f"{folder}/proxy.sock"))
-        watching = Processor(cast("Any", FakeStreams())).listening(Address(path=f"{folder}/streams.sock"))
+        watching = Processor(cast("Any", FakeStreams()), lambda: True).listening(Address(path=f"{folder}/streams.sock"))
         await stack.enter_async_context(watching)
         port = await stack.enter_async_context(serving(engine))
         decisions.upstream = f"127.0.0.1:{port}"

@@ -120,7 +120,7 @@ def start_proxy(world: World) -> Callable[..., Any]:
         *, direct: bool, clock: Clock = suspend_aware_clock, ready: bool = True, **settings: Any
     ) -> AsyncIterator[Running]:
         read = ProxySettings.read(
-            server_addr=f"127.0.0.1:{world.port}", dataplane_token=TOKEN, proxy_id="tested", **settings
+            **{"server_addr": f"127.0.0.1:{world.port}", "dataplane_token": TOKEN, "proxy_id": "tested", **settings}
         )
         proxy = build(read, direct=direct, clock=clock)
         listening = socket.create_server(("127.0.0.1", 0))

@@ -45,7 +45,9 @@ async def running(
         if not direct:
             watching = Address(path=f"{tmp_path}/streams.sock")
             running.watching = await stack.enter_async_context(AsyncExitStack())
-            await running.watching.enter_async_context(Processor(running.proxy.streams).listening(watching))
+            await running.watching.enter_async_context(
+                Processor(running.proxy.streams, running.proxy.knowledge.is_ready).listening(watching)
+            )
             assert Path(watching.path).stat().st_mode & 0o077 == 0
             edge = EdgeSettings.read(
                 listen=f"127.0.0.1:{unused_port()}",
