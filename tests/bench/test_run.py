@@ -5,7 +5,11 @@ import json
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.meta.source import ROOT
 from tests.support.calls import eventually
@@ -22,6 +26,13 @@ NAMES = [
 ]
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short name: pytest's own are too long for the paths of Unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        yield Path(name)
+
+
 async def start(folder: Path) -> asyncio.subprocess.Process:
     options = ("--seconds", "0.2", "--rounds", "1", "--keys", "3", "5", "--own-load")
     return await asyncio.create_subprocess_exec(
@@ -33,11 +44,11 @@ async def start(folder: Path) -> asyncio.subprocess.Process:
     )
 
 
-async def test_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
-    process = await start(tmp_path)
+async def test_prints_a_table_and_writes_it_down(folder: Path) -> None:
+    process = await start(folder)
     printed = (await process.communicate())[0].decode()
     assert process.returncode == 0, printed
-    found = json.loads((tmp_path / "results.json").read_text())
+    found = json.loads((folder / "results.json").read_text())
     assert set(found) == {"machine", "rows"}
     assert found["machine"]["generator"] == "bench/load.py"
     assert [(row["name"], row["connections"]) for row in found["rows"]] == [
@@ -49,20 +60,20 @@ async def test_prints_a_table_and_writes_it_down(tmp_path: Path) -> None:
         assert 0 < row["p50_us"] <= row["p99_us"]
         assert abs(row["of_bare_envoy"] - row["rps"] / bare[row["connections"]]) < 0.01
         assert row["name"] in printed
-    assert processes_naming(str(tmp_path)) == {}
-    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+    assert processes_naming(str(folder)) == {}
+    assert [path.name for path in folder.iterdir()] == ["results.json"]
 
 
-async def test_ends_with_all_that_it_started(tmp_path: Path) -> None:
-    process = await start(tmp_path)
+async def test_ends_with_all_that_it_started(folder: Path) -> None:
+    process = await start(folder)
 
     async def has_started_a_server() -> bool:
-        return any("bench.control_plane" in command for command in processes_naming(str(tmp_path)).values())
+        return any("bench.control_plane" in command for command in processes_naming(str(folder)).values())
 
     await eventually(has_started_a_server, seconds=30)
     process.send_signal(signal.SIGINT)
     printed = (await process.communicate())[0].decode()
     assert process.returncode == 130, printed
     assert printed.endswith("bench: interrupted\n")
-    assert processes_naming(str(tmp_path)) == {}
-    assert list(tmp_path.iterdir()) == []
+    assert processes_naming(str(folder)) == {}
+    assert list(folder.iterdir()) == []
