@@ -41,9 +41,9 @@ class EdgeSettings(Settings):
     envoy_bin: FilePath | None = Field(None, description="An Envoy to run instead of the packaged one.")
     envoy_concurrency: int = Field(2, ge=1, le=64, description="Envoy's worker threads.")
     busy_from: int = Field(
-        20,
+        10,
         ge=0,
-        description="Requests in 0.2 s from which a worker repeats decisions, where the proxy lets it (EDGE_LEASE).",
+        description="Requests in 0.1 s from which a worker repeats decisions, where the proxy lets it (EDGE_LEASE).",
     )
     access_log: bool = Field(
         True, description="Whether the edge logs each request as a JSON line to its standard output."
@@ -73,7 +73,10 @@ class ProxySettings(SharedSettings):
         description="Seconds for which a busy Envoy may repeat decisions; a revocation may answer so much later.",
     )
     decision_sample: float = Field(
-        0.01, ge=0, le=1, description="Share of the requests let in whose decision is recorded; refusals always are."
+        0.01,
+        ge=0,
+        le=1,
+        description="Share of the requests let in whose decision is recorded, less under load; refusals always are.",
     )
     session_cookie: str = Field(
         "sb-orch8-auth-token", description="Name of the session cookie, which no engine may see."

@@ -14,15 +14,18 @@ local DECISION_ID = "{{DECISION_ID}}"
 local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
 
 -- So many requests in so many milliseconds make a worker busy; with 0 it always is.
-local BUSY, WINDOW = {{BUSY}}, 200
+local BUSY, WINDOW = {{BUSY}}, 100
 -- A lease is renewed when half of it is over. Where none was granted, one is asked for as often as this. Milliseconds.
 local AGAIN = 1000
 -- How long the proxy may take for an answer, and what was let pass may stay unreported. Milliseconds.
 local PATIENCE, REPORT = 1000, 1000
 -- What is reported at once, and how much is remembered: names of uses, and bytes.
-local REPORTED, REMEMBERED = 200, 8 * 1024 * 1024
+local REPORTED, REMEMBERED = 200, 32 * 1024 * 1024
 -- A decision weighs about so much besides its question, and longer headers and ids are not remembered. Bytes.
 local ENTRY, LONGEST, LONGEST_ID = 1024, 4096, 45
+-- How long it takes after one request was drawn for a record until another may be: writing one costs the proxy as much as
+-- many decisions. Milliseconds.
+local DRAWN = 50
 -- How long a credential that does not pass is left to ext_authz without a question. Milliseconds.
 local REFUSED = 1000
 -- Where the proxy has known less than this worker so many times, it is the worker that starts over.
@@ -55,7 +58,7 @@ end
 
 local young, old = new_half(), new_half()
 local known, lease_until, behind = nil, 0, 0
-local ask_at, half_lease, report_at = 0, AGAIN, 0
+local ask_at, half_lease, report_at, draw_at = 0, AGAIN, 0, 0
 local window_end, in_window, busy = 0, 0, false
 -- What was let pass, by whose it is: shared by entries, and dropped with the last of them.
 local uses = setmetatable({}, {__mode = "v"})
@@ -389,10 +392,14 @@ end
 
 -- Whether this request has to ask: the proxy wants to see it, or its entry should be renewed. While one asks, others go on.
 local function is_drawn(entry, now)
-  if sample > 0 and math.random() < sample then
+  if type(entry) ~= "table" then
+    return false
+  end
+  if now >= draw_at and math.random() < sample then
+    draw_at = now + DRAWN
     return true
   end
-  if type(entry) ~= "table" or now < entry.fresh_until then
+  if now < entry.fresh_until then
     return false
   end
   entry.fresh_until = now + PATIENCE

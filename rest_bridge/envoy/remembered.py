@@ -11,7 +11,7 @@ NAME = "orch8.remembered"
 def repeat(busy_from: int) -> Json:
     """The filter. It stands before ext_authz, which decides about whatever it leaves undecided.
 
-    `busy_from`: so many requests in 0.2 s make a worker busy.
+    `busy_from`: so many requests in 0.1 s make a worker busy.
     """
     values = {
         "BUSY": str(busy_from),

@@ -17,7 +17,7 @@ from itertools import takewhile
 from rest_bridge.proxy.lease import Lease
 
 # A worker repeats what it heard for less than this; see remembered.py.
-_FORGOTTEN_S = 30.0
+_FORGOTTEN_S = 70.0
 # How many changes are kept to be told; a worker that has missed more forgets everything.
 KEPT = 500
 # How much faster than Envoy's our clock may run: twice what NTP does to a clock that it corrects (500 ppm).

@@ -39,9 +39,11 @@ MAX_QUESTION = 64 * 1024
 NONE = "-"
 # The version that a worker sends which only reports.
 ONLY_COUNTS = "counts"
-# For so long a decision is fresh; then one request asks again, and others go on for a moment more. What time alone
-# changes is noticed then: that an issuer has withdrawn a key. Workers and entries have their turns at different times.
-FRESH_S = (10.0, 15.0)
+# For so long a decision is fresh; then one request asks again, and others go on for a moment more. An issuer may
+# withdraw the key behind a token without a word, so tokens are asked about more often; all else that changes is told.
+# Entries have their turns at different times.
+FRESH_S = (40.0, 60.0)
+FRESH_TOKEN_S = (10.0, 15.0)
 MORE_S = 2.0
 # Less than remembered.lua waits: whoever it gave up must be decided, counted and charged only once, by ext_authz.
 PATIENCE_S = 0.7
@@ -199,7 +201,8 @@ class Remembered:
 
     def _good_for(self, credential: Credential | None, *, lasting: bool) -> tuple[str, str]:
         """Milliseconds for which the decision is fresh, and for which it may be repeated."""
-        fresh = random.uniform(*FRESH_S) if lasting else 0.0  # noqa: S311 - when it is asked again is no secret
+        bounds = FRESH_TOKEN_S if isinstance(credential, TokenCredential) else FRESH_S
+        fresh = random.uniform(*bounds) if lasting else 0.0  # noqa: S311 - when it is asked again is no secret
         left = max(0.0, _ends_at(credential) - self._clock())
         good = min(fresh + MORE_S, left) if lasting else 0.0
         return str(int(fresh * 1000)), str(int(good * 1000))

@@ -217,8 +217,10 @@ def test_what_is_drawn_for_a_record_is_asked_about() -> None:
     worker = Worker()
     first = worker.request()
     worker.answer(first, leased(10, reset=True, sample=1.0))
-    worker.request()
+    second = worker.request()
+    worker.answer(second, leased(10, sample=1.0), entry())
     drawn = worker.request()
-    worker.answer(drawn, leased(10, sample=1.0), entry())
-    again = worker.request()
-    assert again.lua.question["x-orch8-drawn"] == "1"
+    assert drawn.lua.question["x-orch8-drawn"] == "1"
+    assert repeats(worker), "not all at once, however many there are"
+    worker.passes(51)
+    assert worker.request().lua.question["x-orch8-drawn"] == "1"

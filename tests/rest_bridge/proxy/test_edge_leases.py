@@ -140,6 +140,6 @@ def test_after_versions_went_back_nobody_is_told_changes_only(world: World) -> N
         world.edges.applied(version, "i inst_a")
     world.lease.renew(world.clock.now)
     assert world.edges.renew(6).reset
-    world.passes(31)
+    world.passes(71)
     world.lease.renew(world.clock.now)
     assert not world.edges.renew(6).reset
