@@ -49,7 +49,10 @@ def _broken_by(history: History, request: Request) -> Iterator[str]:
         yield "let in after it was certain that nobody would be"
     if request.status in DECIDED_AGAINST and not history.may_one_be_missing(request):
         yield "refused although everything that it needs was certain"
-    if request.status in REFUSED and reached:
+    # An answer that has not begun is cut too when what let the request in is taken away.
+    taken_away_meanwhile = history.may_all_be_granted(request) and history.may_one_be_missing(request)
+    cut = request.status in DECIDED_AGAINST and taken_away_meanwhile
+    if request.status in REFUSED and reached and not cut:
         yield "refused, and the engine saw it"
     if request.status == 200 and not reached:
         yield "answered, and the engine never saw it"

@@ -100,9 +100,13 @@ def test_broken_request_that_the_engine_saw_was_let_in() -> None:
 
 
 def test_refused_request_may_not_reach_the_engine() -> None:
-    for status, reason in ((401, "KEY_REVOKED"), (503, "DATA_PLANE_NOT_READY")):
-        found = kinds(history(REVOKED, requests=[request(10.5, status, reason)], reached=True))
-        assert found == ["refused, and the engine saw it"]
+    for started, status, reason in ((12, 401, "KEY_REVOKED"), (10.5, 503, "DATA_PLANE_NOT_READY")):
+        found = kinds(history(REVOKED, requests=[request(started, status, reason)], reached=True))
+        assert "refused, and the engine saw it" in found
+
+
+def test_answer_that_has_not_begun_may_be_cut_when_its_key_is_revoked() -> None:
+    assert kinds(history(REVOKED, requests=[request(10.5, 401, "KEY_REVOKED")], reached=True)) == []
 
 
 def test_answered_request_must_have_reached_the_engine() -> None:

@@ -58,7 +58,7 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Edg
         port = await stack.enter_async_context(serving(engine))
         decisions.upstream = f"127.0.0.1:{port}"
         process = await stack.enter_async_context(
-            EnvoyProcess(settings(folder), Limits(stream_idle=1.5, readiness_timeout=1))
+            EnvoyProcess(settings(folder), Limits(stream_idle=3, readiness_timeout=1))
         )
         address = await process.address()
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://{address}", timeout=10))
