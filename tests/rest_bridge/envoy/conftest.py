@@ -40,6 +40,8 @@ def settings(folder: Path, **changes: object) -> EdgeSettings:
         "proxy_addr": f"unix:{folder}/proxy.sock",
         "streams_addr": f"unix:{folder}/streams.sock",
         "envoy_concurrency": 1,
+        # Never busy: what is looked at here is each question of ext_authz (test_remembered_lua.py has the other).
+        "busy_from": 1_000_000,
         "access_log": False,
         "allowed_origins": (ORIGIN,),
     }

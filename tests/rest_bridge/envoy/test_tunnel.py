@@ -162,6 +162,7 @@ async def test_no_path_is_decided_for_one_instance_and_sent_to_another(edge: Edg
         assert_error(got, got.status, {400: "INVALID_ARGUMENT", 404: "NOT_FOUND"}[got.status])
         assert edge.decisions.asked == []
         return
+    assert (len(edge.engine.saw), len(edge.decisions.asked)) == (1, 1), (edge.engine.saw, edge.decisions.asked)
     (saw,), (asked,) = edge.engine.saw, edge.decisions.asked
     kind, instance, *rest = asked.path.removeprefix("/decide/api/").split("/")
     assert saw.path == ("/webhooks/" if kind == "gateway" else "/") + "/".join(rest)
