@@ -17,8 +17,9 @@ local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
 local BUSY, WINDOW = {{BUSY}}, 100
 -- A lease is renewed when half of it is over. Where none was granted, one is asked for as often as this. Milliseconds.
 local AGAIN = 1000
--- How long the proxy may take for an answer, and what was let pass may stay unreported. Milliseconds.
-local PATIENCE, REPORT = 1000, 1000
+-- How long the proxy may take for an answer, and what was let pass stays unreported: each report costs the proxy and this
+-- worker something, so where many callers take turns, it is of several of a caller's requests. Milliseconds.
+local PATIENCE, REPORT = 1000, 2000
 -- What is reported at once, and how much is remembered: names of uses, and bytes.
 local REPORTED, REMEMBERED = 200, 32 * 1024 * 1024
 -- A decision weighs about so much besides its question, and longer headers and ids are not remembered. Bytes.
@@ -50,21 +51,22 @@ end
 
 local clock = monotonic()
 
--- Entries by instance and Authorization header, and where those of an API key are. An entry is a table, or the time until
--- which its question is left to ext_authz: 0 is a question that was seen once. The older half goes when the younger is full.
+-- Entries by instance and Authorization header. An entry is a table, or the time until which its question is left to
+-- ext_authz: 0 is a question that was seen once. The older half goes when the younger is full.
 local function new_half()
-  return {of = {}, keys = {}, bytes = 0}
+  return {of = {}, bytes = 0}
 end
 
 local young, old = new_half(), new_half()
 local known, lease_until, behind = nil, 0, 0
 local ask_at, half_lease, report_at, draw_at = 0, AGAIN, 0, 0
 local window_end, in_window, busy = 0, 0, false
--- What was let pass, by whose it is: shared by entries, and dropped with the last of them.
+-- What was let pass, by whose it is, and headers that are taken away: shared by entries, and dropped with the last of them.
+local removals = setmetatable({}, {__mode = "v"})
 local uses = setmetatable({}, {__mode = "v"})
 local buckets = setmetatable({}, {__mode = "v"})
--- Those that have something to report, in turn.
-local queue, first, last = {}, 1, 0
+-- Those that have something to report, in turn, and whether that is urgent: half of what may pass unasked has passed.
+local queue, first, last, urgent = {}, 1, 0, false
 local seed, numbers, sample = string.rep("0", 24), 0, 0
 
 local function keep(id, authorization, entry)
@@ -80,11 +82,6 @@ local function keep(id, authorization, entry)
     young.bytes = young.bytes + #id + #authorization + ENTRY
   end
   of[authorization] = entry
-  if type(entry) == "table" and entry.key ~= "-" then
-    local places = young.keys[entry.key] or {}
-    young.keys[entry.key] = places
-    places[id .. " " .. authorization] = {id, authorization}
-  end
 end
 
 local function recall(id, authorization)
@@ -105,22 +102,19 @@ local function forget_all()
   young, old = new_half(), new_half()
 end
 
-local function forget_key(half, key)
-  for _, place in pairs(half.keys[key] or {}) do
-    local of = half.of[place[1]]
-    if of ~= nil then
-      of[place[2]] = nil
-    end
-  end
-  half.keys[key] = nil
+local function forget_instance(id)
+  young.of[id], old.of[id] = nil, nil
 end
 
-local function forget(kind, what)
+-- There is no list of where a key is, which would cost the collector more, day by day, than looking everywhere now and then.
+local function forget_keys(keys)
   for _, half in ipairs({young, old}) do
-    if kind == "i" then
-      half.of[what] = nil
-    else
-      forget_key(half, what)
+    for _, of in pairs(half.of) do
+      for authorization, entry in pairs(of) do
+        if type(entry) == "table" and keys[entry.key] then
+          of[authorization] = nil
+        end
+      end
     end
   end
 end
@@ -144,22 +138,29 @@ local function use_of(whose)
   return use
 end
 
+local function grant(of, left)
+  of.left, of.half = left, left and left / 2
+end
+
 -- "organization's, key's, limit, remaining, reset"; a minus where there is no limit.
 local function set_terms(use, terms)
   local org, key, limit, remaining, reset = string.match(terms, "^(%S+) (%S+) (%S+) (%S+) (%S+)$")
-  use.org.left, use.key.left = tonumber(org), tonumber(key)
+  grant(use.org, tonumber(org))
+  grant(use.key, tonumber(key))
   use.limit, use.remaining, use.reset = limit, tonumber(remaining), reset
 end
 
 -- The lines that report what was let pass, and the uses that they are about.
 local function report()
   local lines, reported = {}, {}
-  while first <= last and #lines < REPORTED do
+  local due = urgent and math.huge or clock() - REPORT
+  while first <= last and #lines < REPORTED and queue[first].since <= due do
     local use = queue[first]
     queue[first], first = nil, first + 1
     lines[#lines + 1] = "u " .. use.count .. " " .. use.whose
     reported[#reported + 1], use.count = use, 0
   end
+  urgent = urgent and first <= last
   return lines, reported
 end
 
@@ -178,15 +179,25 @@ local function post(handle, version, question, asynchronous)
   return answer, reported
 end
 
+local function removed_of(names)
+  local removed = removals[names]
+  if removed == nil then
+    removed = {}
+    for name in string.gmatch(names, "[^,]+") do
+      removed[#removed + 1] = name
+    end
+    removals[names] = removed
+  end
+  return removed
+end
+
 local function entry_of(fields, asked_at)
-  local entry = {key = fields[6], use = use_of(fields[5]), pass = fields[8], removed = {}, set = {}}
+  local entry = {key = fields[6], use = use_of(fields[5]), pass = fields[8], removed = removed_of(fields[9])}
   entry.fresh_until, entry.good_until = asked_at + tonumber(fields[3]), asked_at + tonumber(fields[4])
   set_terms(entry.use, fields[7])
-  for name in string.gmatch(fields[9], "[^,]+") do
-    entry.removed[#entry.removed + 1] = name
-  end
+  -- The headers that are set: names and values in turn.
   for i = 10, #fields do
-    entry.set[#entry.set + 1] = fields[i]
+    entry[#entry + 1] = fields[i]
   end
   return entry, fields[2]
 end
@@ -245,7 +256,7 @@ local function ask(handle, question)
   if answer == nil then
     return false
   end
-  local lasting, terms, entry, decision_id = false, 0, nil, nil
+  local lasting, terms, keys, entry, decision_id = false, 0, nil, nil, nil
   for line in string.gmatch(answer, "[^\n]+") do
     local kind = string.sub(line, 1, 1)
     if kind == "v" then
@@ -255,9 +266,15 @@ local function ask(handle, question)
       set_terms(reported[terms], string.sub(line, 3))
     elseif kind == "e" then
       entry, decision_id = entry_of(split(line), asked_at)
+    elseif kind == "i" then
+      forget_instance(string.sub(line, 3))
     else
-      forget(kind, string.sub(line, 3))
+      keys = keys or {}
+      keys[string.sub(line, 3)] = true
     end
+  end
+  if keys ~= nil then
+    forget_keys(keys)
   end
   return true, entry, decision_id, lasting
 end
@@ -279,9 +296,8 @@ local function apply(handle, entry, decision_id)
   for _, name in ipairs(entry.removed) do
     headers:remove(name)
   end
-  local set = entry.set
-  for i = 1, #set, 2 do
-    headers:replace(set[i], set[i + 1])
+  for i = 1, #entry, 2 do
+    headers:replace(entry[i], entry[i + 1])
   end
   if headers:get("traceparent") == nil then
     headers:replace("traceparent", new_trace())
@@ -306,6 +322,7 @@ end
 local function take(of)
   if of.left ~= nil then
     of.left = of.left - 1
+    urgent = urgent or of.left < of.half
   end
 end
 
@@ -315,6 +332,7 @@ local function count(use)
   if use.count == 0 then
     last = last + 1
     queue[last] = use
+    use.since = clock()
   end
   use.count = use.count + 1
 end
