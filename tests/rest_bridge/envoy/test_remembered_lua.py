@@ -183,26 +183,38 @@ def test_an_empty_field_stays_one(worker: Worker) -> None:
     assert (request.header("x-gateway-subject"), request.header("x-api-key")) == ("", "engine")
 
 
-def test_all_uses_are_reported_in_turn(worker: Worker) -> None:
+def reports(worker: Worker) -> dict[str, int]:
+    """Renews the lease, and gives how many requests of whom were reported with that."""
+    worker.passes(101)
+    asking = worker.request()
+    assert asking.asks is not None
+    said = [line.split(" ", 2) for line in asking.asks.split("\n")[1:]]
+    worker.answer(asking, leased(10), *["t - - - - -"] * len(said))
+    return {whose: int(count) for _, count, whose in said}
+
+
+def test_uses_are_reported_in_turn_two_seconds_later(worker: Worker) -> None:
     """More than fit into one report, all of them in use all the time."""
-    names = [f"Bearer {number}" for number in range(450)]
-    for number, credential in enumerate(names):
-        worker.learns(credential, whose=f"{INSTANCE} org_a key_{number} -", key=f"{number:x}")
-    reported: dict[str, int] = {}
-    sent = dict.fromkeys(range(450), 0)
+    worker.learns(whose=f"{INSTANCE} org_a key_0 -")
+    for number in range(450):
+        worker.learns(f"Bearer {number}", whose=f"{INSTANCE} org_a key_{number} -")
+    for _ in range(3):
+        for number in range(450):
+            assert repeats(worker, f"Bearer {number}")
+    early = [reports(worker) for _ in range(19)]
+    assert not any(early)
+    later = [reports(worker) for _ in range(3)]
+    assert [len(report) for report in later] == [200, 200, 50]
+    assert later[0][f"{INSTANCE} org_a key_0 -"] > later[0][f"{INSTANCE} org_a key_1 -"] == 3
+
+
+@pytest.mark.parametrize("terms", ["8 - 10 8 4", "- 8 10 8 4"])
+def test_uses_are_reported_at_once_where_half_of_what_may_pass_has_passed(worker: Worker, terms: str) -> None:
+    worker.learns(terms=terms)
     for _ in range(4):
-        for number, credential in enumerate(names):
-            assert repeats(worker, credential)
-            sent[number] += 1
-        worker.passes(101)
-        asking = worker.request("Bearer 0")
-        assert asking.asks is not None
-        for line in asking.asks.split("\n")[1:]:
-            _, count, whose = line.split(" ", 2)
-            reported[whose] = reported.get(whose, 0) + int(count)
-        worker.answer(asking, leased(10), *["t - - - - -"] * (len(asking.asks.split("\n")) - 1))
-        sent[0] += 1
-    assert len(reported) == 450
+        assert repeats(worker)
+    assert not reports(worker)
+    assert list(reports(worker).values()) == [5]
 
 
 def test_a_rate_that_is_used_up_is_asked_about(worker: Worker) -> None:
