@@ -186,8 +186,9 @@ async def test_last_use_of_a_key_never_goes_back(database: Database) -> None:
     )
     async with database.write() as tx:
         await tx.api_keys.add(key)
-        await tx.api_keys.touch("key_1", NOW + timedelta(hours=1))
-        await tx.api_keys.touch("key_1", NOW)
+        await tx.api_keys.touch({"key_1": NOW + timedelta(hours=1), "key_unknown": NOW})
+        await tx.api_keys.touch({"key_1": NOW})
+        await tx.api_keys.touch({})
         await tx.commit()
     async with database.read() as tx:
         found = await tx.api_keys.by_digest(bytes(32))
