@@ -38,6 +38,7 @@ class EnvoyProcess:
         self._folder: EdgeFolder | None = None
         self._epoch: Epoch | None = None
         self._before: Epoch | None = None
+        self._taking_over = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -75,7 +76,11 @@ class EnvoyProcess:
         if folder is None or not folder.restarts:
             raise EnvoyError("Envoy cannot take over here: it needs /dev/shm and a short path in TMPDIR")
         here = self._settings.model_copy(update={"listen": await self.address()})
-        self._epoch, self._before = await self._begin(folder, here, before.number + 1), before
+        self._taking_over = True
+        try:
+            self._epoch, self._before = await self._begin(folder, here, before.number + 1), before
+        finally:
+            self._taking_over = False
 
     async def _begin(self, folder: EdgeFolder, settings: EdgeSettings, number: int) -> Epoch:
         config = folder.write(f"envoy-{number}.json", json.dumps(bootstrap(settings, self._limits)))
@@ -112,6 +117,9 @@ class EnvoyProcess:
 
     async def is_ready(self) -> bool:
         """Whether it takes requests now."""
+        # The administration changes hands before the port does.
+        if self._taking_over and self._running().process.returncode is None:
+            return True
         return self._epoch is not None and await self._epoch.is_ready()
 
     async def statistics(self) -> str:
