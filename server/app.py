@@ -252,7 +252,7 @@ def _build(
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
-        orphans=OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=settings.orphans == "remove"),
+        orphans=_orphans(settings, runtime, database, observers),
         settling=settling,
         waiters=waiters,
         database=database,

@@ -13,6 +13,7 @@ from server.telemetry.registry import rendered
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import Kind, Tracing
+from server.workers.orphans import Sweep
 from server.workers.reconcile import Reconciler
 
 # It looks every second. A writer that holds SQLite for long may keep it waiting, and that is no reason to restart.
@@ -34,6 +35,11 @@ class Observers:
             about = {"orch8.instance_id": instance.id, "orch8.org_id": instance.org_id, "orch8.result": result}
             name = f"reconcile {instance.desired}"
             self.tracing.record(name, Kind.INTERNAL, None, about, seconds=seconds, failed=result in ("retry", "failed"))
+
+    def swept(self, sweep: Sweep) -> None:
+        """The sweeper has compared engines and instances."""
+        found, removed, missing = len(sweep.new), len(sweep.removed), len(sweep.missing)
+        self.metrics.swept(orphans=len(sweep.orphans) - removed, found=found, removed=removed, missing=missing)
 
 
 class Operations:

@@ -20,6 +20,7 @@ GRPC_WEB = "envoy.filters.http.grpc_web"
 BUFFER = "envoy.filters.http.buffer"
 TRANSCODER = "envoy.filters.http.grpc_json_transcoder"
 FORWARD_PROXY = "envoy.filters.http.dynamic_forward_proxy"
+HEALTH = "envoy.filters.http.health_check"
 PATH = "envoy.filters.http.set_filter_state"
 NO_GRPC = "orch8.no_grpc"
 ROUTER = "envoy.filters.http.router"
@@ -28,7 +29,7 @@ _KINDS = "envoy.extensions.filters.http"
 OFF = typed("envoy.config.route.v3.FilterConfig", disabled=True)
 
 # What a route switches off unless it needs it.
-OPTIONAL = (COMPRESSOR, EXT_AUTHZ, streams.NAME, GRPC_WEB, LUA, BUFFER, TRANSCODER, FORWARD_PROXY)
+OPTIONAL = (COMPRESSOR, EXT_AUTHZ, streams.NAME, GRPC_WEB, LUA, BUFFER, TRANSCODER, FORWARD_PROXY, HEALTH)
 
 COMPRESSED_FROM = 1024
 
@@ -52,6 +53,7 @@ def http_filters(limits: Limits, busy_from: int) -> list[Json]:
         buffer(limits),
         {"name": TRANSCODER, "typed_config": transcoder(limits, events=False)},
         extension(FORWARD_PROXY, f"{_KINDS}.dynamic_forward_proxy.v3.FilterConfig", dns_cache_config=DNS_CACHE),
+        draining(),
         extension(ROUTER, f"{_KINDS}.router.v3.Router", suppress_envoy_headers=True),
     ]
 
@@ -65,6 +67,12 @@ def no_grpc() -> Json:
     body = error_body("INVALID_ARGUMENT", message, {"field": "content-type"}).decode()
     code = lua("no_grpc.lua", BODY=lua_string(body), MARK=headers.NO_GRPC)
     return skipping(NO_GRPC, code, not_(request_header("content-type", "application/grpc.*")))
+
+
+def draining() -> Json:
+    """Answers 503 in the place of the route, once the edge was told to stop: load balancers look there."""
+    any_path = {"name": ":path", "present_match": True}
+    return extension(HEALTH, f"{_KINDS}.health_check.v3.HealthCheck", pass_through_mode=True, headers=[any_path])
 
 
 def remember_path() -> Json:

@@ -212,6 +212,12 @@ def _server_rows() -> list[Row]:
     readiness = next(binding.rpc for binding in bindings() if binding.path == READINESS)
     return [
         Row(
+            when="response.code_details == 'health_check_failed'",
+            reason="UNAVAILABLE",
+            message="The edge is about to stop. Call again on a new connection.",
+            retry=True,
+        ),
+        Row(
             when=f"response.code == 504 && xds.route_name == '{REST}{readiness}'",
             reason="UNAVAILABLE",
             message="The service was not ready in time. Try again in a few seconds.",

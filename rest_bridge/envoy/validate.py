@@ -10,7 +10,7 @@ from pathlib import Path
 import envoy
 
 from rest_bridge.envoy.bootstrap import bootstrap
-from rest_bridge.envoy.process import EnvoyError
+from rest_bridge.envoy.epoch import EnvoyError
 from rest_bridge.settings import EdgeSettings
 
 WITHIN_S = 60.0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from rest_bridge.envoy.process import EnvoyError
+from rest_bridge.envoy.epoch import EnvoyError
 from rest_bridge.envoy.validate import validate
 from rest_bridge.settings import EdgeSettings
 from server.doctor.findings import Finding, bad, doubtful, good

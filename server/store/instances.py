@@ -159,6 +159,18 @@ class Instances:
         await self._session.flush()
         return [Claim(instance=_instance(row), attempts=row.attempts, deadline_at=row.deadline_at) for row in rows]
 
+    async def renew(self, instance_ids: Collection[str], owner: str, until: datetime) -> list[str]:
+        """Has leases of this owner end later, and says which are still its own.
+
+        What another transaction is writing at this moment is left for the next time.
+        """
+        query = select(InstanceRow).where(col(InstanceRow.id).in_(instance_ids), col(InstanceRow.lease_owner) == owner)
+        rows = list(await self._session.exec(query.with_for_update(skip_locked=True)))
+        for row in rows:
+            row.lease_until = until
+        await self._session.flush()
+        return [row.id for row in rows]
+
     async def revision(self, instance_id: str) -> int:
         """The revision of an instance that exists, deleted ones too, and no other until this transaction ends."""
         query = select(InstanceRow.revision).where(col(InstanceRow.id) == instance_id).with_for_update()

@@ -21,6 +21,13 @@ class ServerMetrics:
         self._step_durations = Histogram(
             "orch8_reconcile_step_duration_seconds", "How long steps took.", buckets=CALL_BOUNDS, registry=registry
         )
+        self._orphans_found = Counter(
+            "orch8_orphans_found", "Engines that were found anew to belong to no instance.", registry=registry
+        )
+        self._orphans_removed = Counter("orch8_orphans_removed", "Such engines that were removed.", registry=registry)
+        self._missing = Counter(
+            "orch8_engines_missing", "Instances whose engine was not there, and is made again.", registry=registry
+        )
         self.now = Now(self)
 
     def call_ended(self, method: str, code: str, seconds: float) -> None:
@@ -32,6 +39,13 @@ class ServerMetrics:
         """The reconciler has done a step: "changed", "unchanged", "retry" or "failed"."""
         self._steps.labels(result).inc()
         self._step_durations.observe(seconds)
+
+    def swept(self, *, orphans: int, found: int, removed: int, missing: int) -> None:
+        """Engines and instances were compared: how many belong to no instance now, and what is new about that."""
+        self.now.orphans.set(orphans)
+        self._orphans_found.inc(found)
+        self._orphans_removed.inc(removed)
+        self._missing.inc(missing)
 
 
 class Now:
@@ -48,6 +62,7 @@ class Now:
         self.steps = gauge("reconcile_running_steps", "Steps that this server is at.")
         self.idle = gauge("reconcile_idle_seconds", "Seconds since the reconciler last looked for what is due.")
         self.instances = gauge("instances", "Instances in the database.", "phase")
+        self.orphans = gauge("orphans", "Engines that belong to no instance, when it was last looked.")
         self.proxies = gauge("proxies", "Proxies that may be serving.", "state")
         self.version = gauge("watch_version", "Version of the last change that was sent to the proxies.")
         self.watch_lag = gauge("watch_lag_versions", "Versions that the slowest connected proxy is behind.")

@@ -5,7 +5,7 @@ was restored from a backup has forgotten its newest instances: so removing is ch
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,9 +27,13 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sweep:
-    """What one round found: engines that are nobody's, those of them that it removed, instances without an engine."""
+    """What one round found: engines that are nobody's, those of them that it removed, instances without an engine.
+
+    `new` are the names of the engines that were not found before.
+    """
 
     orphans: tuple[FoundEngine, ...] = ()
+    new: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
 
@@ -37,15 +41,18 @@ class Sweep:
 class OrphanSweeper:
     """Reports engines that belong to no instance, or removes them. Makes instances due whose engine is not there."""
 
-    def __init__(self, *, database: Database, runtime: Runtime, clock: Clock, remove: bool) -> None:
+    def __init__(
+        self, *, database: Database, runtime: Runtime, clock: Clock, remove: bool, swept: Callable[[Sweep], None]
+    ) -> None:
+        """`swept` hears what each round found and did."""
         self._database = database
         self._runtime = runtime
         self._clock = clock
         self._remove = remove
         # The runtime may not know how old an engine is; then its age is how long we have known it.
         self._first_seen: dict[str, datetime] = {}
-        self.found_total = 0
-        self.removed_total = 0
+        self._known: frozenset[str] = frozenset()
+        self._swept = swept
 
     async def run(self) -> None:
         """Works until it is cancelled. A round that fails is tried again with the next one."""
@@ -65,20 +72,25 @@ class OrphanSweeper:
             phases = await tx.instances.phases(ids)
             running = await tx.instances.running()
         orphans = self._old([one for one in found if _is_orphan(one, phases.get(one.instance_id or ""))])
-        self._report(orphans)
+        new = self._report(orphans)
         missing = tuple(sorted(set(running) - set(ids)))
         await self._make_again(missing)
-        return Sweep(orphans=tuple(orphans), removed=tuple(await self._removed(orphans)), missing=missing)
+        removed = await self._removed(orphans)
+        result = Sweep(orphans=tuple(orphans), new=new, removed=tuple(removed), missing=missing)
+        self._swept(result)
+        return result
 
     def _old(self, candidates: Sequence[FoundEngine]) -> list[FoundEngine]:
         now = self._clock()
         self._first_seen = {one.name: self._first_seen.get(one.name, now) for one in candidates}
         return [one for one in candidates if now - (one.created_at or self._first_seen[one.name]) >= GRACE]
 
-    def _report(self, orphans: Sequence[FoundEngine]) -> None:
-        self.found_total += len(orphans)
+    def _report(self, orphans: Sequence[FoundEngine]) -> tuple[str, ...]:
+        """Says which there are; the names of those that are new."""
         for one in orphans:
             log.warning("orphans.found", engine=one.name, instance_id=one.instance_id, state=one.state)
+        before, self._known = self._known, frozenset(one.name for one in orphans)
+        return tuple(sorted(self._known - before))
 
     async def _removed(self, orphans: Sequence[FoundEngine]) -> list[str]:
         """Those of which nothing is left now; the others are on their way, and looked at again in the next round."""
@@ -87,7 +99,6 @@ class OrphanSweeper:
         for instance_id in ours[:MOST_REMOVED] if self._remove else ():
             log.warning("orphans.removing", instance_id=instance_id)
             if (await self._runtime.destroy(instance_id)).state is EngineState.ABSENT:
-                self.removed_total += 1
                 removed.append(instance_id)
         return removed
 

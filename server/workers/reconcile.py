@@ -19,12 +19,12 @@ from server.services.identifiers import Clock
 from server.services.propagation import Propagation
 from server.store.database import Database
 from server.store.instances import Claim
+from server.workers.leases import Lease, LeaseLost, Leases
 
-LEASE = timedelta(seconds=30)
-# A step ends before its lease does: else two servers could be at one instance.
 STEP_S = 25.0
 BATCH = 32
 IDLE_S = 1.0
+# Pauses double, so what holds an instance up for a while delays it for no longer than that again.
 BACKOFF_S = 0.5
 MAX_BACKOFF_S = 30.0
 # After so many failures in a row, half a minute, a new instance says what holds it up.
@@ -61,7 +61,7 @@ StepEnded: TypeAlias = Callable[[Claim, str, float], None]
 class Reconciler:
     """A loop over the instances that are due. Safe to run in every replica: a lease keeps two from one instance.
 
-    Leases and what is due go by the clock that all replicas share.
+    What is due goes by the clock that all replicas share.
     """
 
     def __init__(
@@ -86,6 +86,7 @@ class Reconciler:
         self._propagation = propagation
         self._clock = clock
         self._owner = owner
+        self._leases = Leases(database, clock, owner)
         self._step_ended = step_ended
         self._looked_at = time.monotonic()
         self._woken = asyncio.Event()
@@ -107,11 +108,13 @@ class Reconciler:
 
     async def run(self) -> None:
         """Works until it is cancelled; steps that have begun are finished."""
+        renewing = asyncio.create_task(self._leases.run())
         try:
             while True:
                 await self._round()
         finally:
             await asyncio.gather(*self._running, return_exceptions=True)
+            renewing.cancel()
 
     async def _round(self) -> None:
         self._woken.clear()
@@ -140,12 +143,8 @@ class Reconciler:
             due = await tx.instances.next_due(now)
         if due is None or due > now:
             return
-        async with self._database.write() as tx:
-            now = await tx.now(self._clock())
-            claims = await tx.instances.claim_due(self._owner, now, LEASE, BATCH)
-            await tx.commit()
-        for claim in claims:
-            task = asyncio.create_task(self._work(claim))
+        for lease in await self._leases.claim(BATCH):
+            task = asyncio.create_task(self._hold(lease))
             self._running.add(task)
             task.add_done_callback(self._finished)
 
@@ -155,10 +154,17 @@ class Reconciler:
             log.error("reconcile.step_lost", error=repr(error))
         self.wake()
 
-    async def _work(self, claim: Claim) -> None:
+    async def _hold(self, lease: Lease) -> None:
+        try:
+            await self._work(lease)
+        finally:
+            self._leases.drop(lease)
+
+    async def _work(self, lease: Lease) -> None:
+        claim = lease.claim
         bind_contextvars(org_id=claim.instance.org_id, instance_id=claim.instance.id)
         began = time.monotonic()
-        step = await self._attempt(claim)
+        step = await self._attempt(lease)
         written: Instance | None = claim.instance
         self._step_ended(claim, _result(claim, step), time.monotonic() - began)
         if step.after != claim.instance:
@@ -206,12 +212,14 @@ class Reconciler:
             await self._propagation.announce()
         return written
 
-    async def _attempt(self, claim: Claim) -> Step:
+    async def _attempt(self, lease: Lease) -> Step:
         """One step, with its failures: what can pass is tried again, what cannot ends provisioning."""
-        instance = claim.instance
+        claim, instance = lease.claim, lease.claim.instance
         try:
-            async with asyncio.timeout(STEP_S):
+            async with self._leases.holding(lease), asyncio.timeout(STEP_S):
                 return await self._advance(claim)
+        except LeaseLost:
+            return self._retry(claim, "its lease could not be renewed", expires=False)
         except TimeoutError:
             return self._retry(claim, f"no answer within {STEP_S:.0f} s")
         except RuntimeFailed as error:

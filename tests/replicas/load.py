@@ -42,10 +42,13 @@ class Failed:
 
 
 class Load:
-    """What callers do, and what came of it. `started` numbers the requests."""
+    """What callers do, and what came of it. `started` numbers the requests; `refused` are connections.
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    `nowhere` counts callers who looked for an Envoy that is ready and found none.
+    """
+
+    def __init__(self, world: World, edges: tuple[str, ...]) -> None:
+        self._world, self._edges = world, edges
         key = {"Authorization": f"Bearer {world.key}"}
         tunnel = f"/api/tunnel/{world.instance_id}"
         self._kinds = [
@@ -54,10 +57,11 @@ class Load:
             Kind(name="tunnel", path=f"{tunnel}/info", headers=key),
             Kind(name="management", path=f"/api/instances/{world.instance_id}", headers=MEMBER),
         ]
-        self._ready: set[str] = set(REPLICAS["edge"])
+        self._ready: set[str] = set(edges)
         self._on: dict[int, str] = {}
         self.started = 0
         self.refused = 0
+        self.nowhere = 0
         self.succeeded: Counter[str] = Counter()
         self.through: Counter[str] = Counter()
         self.failed: list[Failed] = []
@@ -84,25 +88,28 @@ class Load:
     async def balance(self) -> None:
         """Asks the Envoys whether they are ready, as a load balancer does."""
         while True:
-            answers = await asyncio.gather(*map(self._world.is_ready, REPLICAS["edge"]))
-            self._ready = {edge for edge, ready in zip(REPLICAS["edge"], answers, strict=True) if ready}
+            answers = await asyncio.gather(*map(self._world.is_ready, self._edges))
+            self._ready = {edge for edge, ready in zip(self._edges, answers, strict=True) if ready}
             await asyncio.sleep(LOOK_S)
 
     async def call(self, caller: int) -> None:
         """One caller, one request after the other."""
         kinds = itertools.cycle(random.sample(self._kinds, len(self._kinds)))
+        now = asyncio.get_running_loop().time
         while True:
             edge = await self._chosen()
             self._on[caller] = edge
             async with httpx.AsyncClient(base_url=self._world.url(edge), timeout=PATIENCE_S) as http:
                 for _ in range(KEPT):
+                    due = now() + CALLERS / RATE * random.uniform(0.5, 1.5)
                     if not await self._request(http, edge, next(kinds)):
                         break
-                    await asyncio.sleep(CALLERS / RATE * random.uniform(0.5, 1.5))
+                    await asyncio.sleep(due - now())
             del self._on[caller]
 
     async def _chosen(self) -> str:
         while not self._ready:
+            self.nowhere += 1
             await asyncio.sleep(LOOK_S)
         return random.choice(sorted(self._ready))
 
@@ -129,9 +136,12 @@ class Load:
 
 
 @asynccontextmanager
-async def running_load(world: World) -> AsyncIterator[Load]:
-    """Callers at work, for as long as the context lasts. What they were about to do at its end does not count."""
-    load = Load(world)
+async def running_load(world: World, *edges: str) -> AsyncIterator[Load]:
+    """Callers at work, for as long as the context lasts. What they were about to do at its end does not count.
+
+    They call these edges, or all replicas.
+    """
+    load = Load(world, edges or REPLICAS["edge"])
     tasks = [asyncio.create_task(load.balance())]
     tasks += [asyncio.create_task(load.call(number)) for number in range(CALLERS)]
     try:

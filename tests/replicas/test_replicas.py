@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from tests.e2e.conftest import check_error
 from tests.replicas.load import Failed, Load, running_load
-from tests.replicas.world import KINDS, PATIENCE_S, REPLICAS, World, running_world
+from tests.replicas.world import ALONE, KINDS, PATIENCE_S, REPLICAS, World, running_world
 from tests.support.calls import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -66,6 +66,26 @@ async def test_a_rolling_restart_fails_no_request(world: World, kind: str) -> No
     assert load.failed == [], told(load.failed)
     assert load.refused == 0
     assert set(load.through) == set(REPLICAS["edge"])
+
+
+async def test_a_single_edge_starts_again_without_a_failed_request(world: World) -> None:
+    """Callers who know no other address are neither refused nor cut."""
+    await world.mend()
+    await world.parts.start(ALONE)
+    await eventually(partial(world.is_ready, ALONE), PATIENCE_S)
+    async with running_load(world, ALONE) as load:
+        await load.until_more(SOME)
+        for epoch in (1, 2):
+            world.parts.start_again(ALONE)
+            await eventually(partial(_is_epoch, world, epoch), PATIENCE_S)
+            await load.until_more(4 * SOME)
+    assert load.failed == [], told(load.failed)
+    assert (load.refused, load.nowhere) == (0, 0)
+    assert await world.parts.end(ALONE, signal.SIGTERM) == 0, world.parts.log(ALONE)[-4000:]
+
+
+async def _is_epoch(world: World, epoch: int) -> bool:
+    return await world.epoch_of_alone() == epoch
 
 
 async def test_a_kill_fails_only_what_is_under_way(world: World) -> None:

@@ -20,11 +20,15 @@ from tests.support.stack import free_port
 
 KINDS = ("serve", "proxy", "edge")
 REPLICAS = {kind: (f"{kind}-1", f"{kind}-2") for kind in KINDS}
+# An edge that has no other beside it, which runs only where a test starts it.
+ALONE = "edge-alone"
 # What Envoy calls the replicas of a kind.
 CLUSTERS = {"serve": ("server",), "proxy": ("proxy", "streams"), "edge": ()}
 MEMBER = {"Authorization": f"Bearer {sessions.token()}"}
 # Longer than any test: a part that is told to stop is told again once nobody sends anything to it.
 DRAIN_S = 300
+# Longer than any caller takes from an answer to its next request, on a slow machine too.
+GRACE_S = 5
 PATIENCE_S = 60
 _HEALTHY = re.compile(r'^envoy_cluster_membership_healthy\{envoy_cluster_name="(\w+)"\} (\d+)$', re.MULTILINE)
 
@@ -34,16 +38,19 @@ class World:
 
     def __init__(self, folder: Path, fly: Fly, postgres: Postgres) -> None:
         self.folder, self.postgres = folder, postgres
-        self.ports = {name: free_port() for name in REPLICAS["edge"]}
+        self.ports = {name: free_port() for name in (*REPLICAS["edge"], ALONE)}
         self.parts = Parts(folder, settings=self._shared(fly), own=self._own())
         self.instance_id, self.key = "", ""
         self._http = {
             name: httpx.AsyncClient(
                 transport=httpx.AsyncHTTPTransport(uds=f"{folder}/{name}.ops"), base_url="http://part", timeout=10
             )
-            for names in REPLICAS.values()
+            for names in (*REPLICAS.values(), (ALONE,))
             for name in names
         }
+        self._admin = httpx.AsyncClient(
+            transport=httpx.AsyncHTTPTransport(uds=f"{folder}/{ALONE}.admin"), base_url="http://envoy", timeout=10
+        )
 
     def _shared(self, fly: Fly) -> dict[str, str]:
         def both(kind: str, socket: str) -> str:
@@ -69,7 +76,7 @@ class World:
         }
 
     def _own(self) -> dict[str, dict[str, str]]:
-        at = {name: f"unix:{self.folder}/{name}" for names in REPLICAS.values() for name in names}
+        at = {name: f"unix:{self.folder}/{name}" for names in (*REPLICAS.values(), (ALONE,)) for name in names}
         own: dict[str, dict[str, str]] = {}
         for name in REPLICAS["serve"]:
             own[name] = {"ORCH8_SERVER_LISTEN": f"{at[name]}.sock", "ORCH8_SERVER_METRICS_LISTEN": f"{at[name]}.ops"}
@@ -81,7 +88,7 @@ class World:
                 "ORCH8_PROXY_METRICS_LISTEN": f"{at[name]}.ops",
             }
         # One of the Envoys repeats decisions from the first request on, the other asks about each.
-        for name, busy_from in zip(REPLICAS["edge"], ("0", "1000000"), strict=True):
+        for name, busy_from in zip((*REPLICAS["edge"], ALONE), ("0", "1000000", "0"), strict=True):
             own[name] = {
                 "ORCH8_LISTEN": f"127.0.0.1:{self.ports[name]}",
                 "ORCH8_EDGE_ADMIN_ADDR": f"{at[name]}.admin",
@@ -89,6 +96,7 @@ class World:
                 "ORCH8_BUSY_FROM": busy_from,
                 "ORCH8_ENVOY_CONCURRENCY": "1",
             }
+        own[ALONE]["ORCH8_DRAIN_DELAY"] = str(GRACE_S)
         return own
 
     def url(self, edge: str) -> str:
@@ -118,6 +126,12 @@ class World:
         with suppress(httpx.TransportError):
             return {name: int(count) for name, count in _HEALTHY.findall((await self._http[edge].get("/metrics")).text)}
         return {}
+
+    async def epoch_of_alone(self) -> int:
+        """How often the Envoy of the edge that is alone was started again; -1 while nobody says."""
+        with suppress(httpx.TransportError):
+            return int((await self._admin.get("/server_info")).json()["command_line_options"]["restart_epoch"])
+        return -1
 
     async def until_seen(self, kind: str, count: int) -> None:
         """Waits until both Envoys take so many replicas of this kind for healthy."""
@@ -149,9 +163,9 @@ class World:
             await self.until_seen(kind, 2)
 
     async def close(self) -> None:
-        for http in self._http.values():
+        for http in (*self._http.values(), self._admin):
             await http.aclose()
-        for names in REPLICAS.values():
+        for names in (*REPLICAS.values(), (ALONE,)):
             for name in names:
                 if self.parts.is_running(name):
                     await self.parts.end(name, signal.SIGKILL)

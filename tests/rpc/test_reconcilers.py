@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from sqlmodel import col, select
 
 from server.app import open_database
 from server.domain.instances import Deadlines, Desired, Instance, Phase, Region
@@ -21,7 +22,9 @@ from server.store.database import Database
 from server.store.dialects import Turn
 from server.store.instances import EngineKeys
 from server.store.organizations import Organization
+from server.store.tables import InstanceRow
 from server.workers.housekeeping import sweep
+from server.workers.leases import LEASE, MARGIN, Lease, LeaseLost, Leases
 from server.workers.reconcile import Reconciler
 from tests.support.calls import eventually
 from tests.support.databases import databases
@@ -138,6 +141,70 @@ async def test_server_that_starts_leaves_the_others_their_leases(shared: list[Da
         assert [claim.instance.id for claim in claims] == [f"inst_{1 - int(held.instance.id[-1])}"]
         later = await tx.instances.claim_due("new", now + lease + timedelta(seconds=1), lease, 10)
         assert held.instance.id in [claim.instance.id for claim in later], "a dead one's lease ends"
+
+
+async def test_what_a_killed_server_was_at_goes_on_elsewhere_within_seconds(shared: list[Database]) -> None:
+    await add_instances(shared[0], 1)
+    killed = Leases(shared[0], utc_now, "killed")
+    assert len(await killed.claim(10)) == 1
+    worker = asyncio.create_task(reconciler(shared[1], MemoryRuntime(), "alive").run())
+
+    async def runs() -> bool:
+        return (await phases(shared[2]))[Phase.RUNNING] == 1
+
+    # A lease, a look, and what a slow machine needs.
+    await eventually(runs, LEASE.total_seconds() + 10)
+    worker.cancel()
+    await asyncio.gather(worker, return_exceptions=True)
+
+
+async def lease_of(database: Database, instance_id: str) -> datetime:
+    async with database.engine.connect() as connection:
+        query = select(InstanceRow.lease_until).where(col(InstanceRow.id) == instance_id)
+        found: datetime = (await connection.execute(query)).scalar_one()
+        return found
+
+
+async def test_lease_grows_while_the_work_goes_on(shared: list[Database]) -> None:
+    await add_instances(shared[0], 1)
+    leases = Leases(shared[0], utc_now, "one")
+    (lease,) = await leases.claim(10)
+    before, until = await lease_of(shared[1], "inst_0"), lease.until
+    async with leases.holding(lease):
+        await leases.renew()
+        assert lease.limit is not None
+        assert lease.limit.when() == lease.until
+        assert lease.until > until
+    assert await lease_of(shared[1], "inst_0") > before
+    leases.drop(lease)
+    grown = await lease_of(shared[1], "inst_0")
+    await leases.renew()
+    assert await lease_of(shared[1], "inst_0") == grown
+
+
+async def forever(leases: Leases, lease: Lease) -> None:
+    async with leases.holding(lease):
+        await asyncio.Event().wait()
+
+
+async def test_work_ends_once_its_lease_may_be_over(shared: list[Database]) -> None:
+    """The one that took it over goes on; renewing does not take it back."""
+    await add_instances(shared[0], 1)
+    slow = Leases(shared[0], utc_now, "slow", MARGIN)
+    (lost,) = await slow.claim(10)
+    other = Leases(shared[1], utc_now, "other")
+    taken: list[Lease] = []
+
+    async def take() -> bool:
+        taken.extend(await other.claim(10))
+        return bool(taken)
+
+    await eventually(take)
+    await slow.renew()
+    with pytest.raises(LeaseLost):
+        await forever(slow, lost)
+    async with other.holding(taken[0]):
+        await other.renew()
 
 
 async def test_wish_that_comes_while_a_step_ends_is_not_lost(shared: list[Database]) -> None:

@@ -64,6 +64,18 @@ async def test_what_waits_keeps_its_place_when_a_server_starts(database: Databas
     assert sorted(claim.instance.id for claim in claims) == ["inst_1", "inst_2", "inst_3"]
 
 
+async def test_only_its_own_leases_are_renewed(database: Database) -> None:
+    await add(database, instance(1), instance(2))
+    async with database.write() as tx:
+        for owner in ("a", "b"):
+            await tx.instances.claim_due(owner, NOW, LEASE, 1)
+        first, second = await tx.instances.phases(["inst_1", "inst_2"])
+        ours = await tx.instances.renew([first, second], "a", NOW + 3 * LEASE)
+        assert len(ours) == 1
+        (free,) = await tx.instances.claim_due("c", NOW + 2 * LEASE, LEASE, 10)
+        assert free.instance.id not in ours
+
+
 def event(number: int, org_id: str = "org_one") -> Event:
     at = NOW + timedelta(minutes=number)
     return Event(org_id=org_id, instance_id=f"inst_{number % 2}", kind=EventKind.LATE, at=at, details={"n": number})

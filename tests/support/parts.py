@@ -92,6 +92,10 @@ class Parts:
         """Ends the drain delay of a part that was told to stop."""
         self._processes[name].send_signal(signal.SIGTERM)
 
+    def start_again(self, name: str) -> None:
+        """Has an edge put another Envoy in the place of its own."""
+        self._processes[name].send_signal(signal.SIGHUP)
+
     def halt(self, name: str) -> None:
         """Stops a part where it stands, as a machine that hangs does."""
         self._processes[name].send_signal(signal.SIGSTOP)

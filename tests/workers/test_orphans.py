@@ -8,7 +8,9 @@ import pytest
 
 from server.domain.instances import Deadlines, Phase
 from server.domain.restarts import RestartPolicy
+from server.operations import Observers
 from server.providers.runtime.base import EngineState, FoundEngine, RuntimeUnavailable
+from server.telemetry.server_metrics import ServerMetrics
 from server.workers.orphans import GRACE, MOST_REMOVED, OrphanSweeper
 from tests.support.calls import eventually
 from tests.support.lifecycle import OWNER, World, world
@@ -33,8 +35,9 @@ async def life(tmp_path: Path) -> AsyncIterator[World]:
         yield made
 
 
-def sweeper(life: World, *, remove: bool = True) -> OrphanSweeper:
-    return OrphanSweeper(database=life.database, runtime=life.runtime, clock=life.clock, remove=remove)
+def sweeper(life: World, *, remove: bool = True, metrics: ServerMetrics | None = None) -> OrphanSweeper:
+    swept = Observers(metrics or ServerMetrics(), None).swept
+    return OrphanSweeper(database=life.database, runtime=life.runtime, clock=life.clock, remove=remove, swept=swept)
 
 
 async def test_engine_of_no_instance_is_reported_and_only_removed_where_that_was_chosen(life: World) -> None:
@@ -45,12 +48,30 @@ async def test_engine_of_no_instance_is_reported_and_only_removed_where_that_was
     await life.advance((GRACE + timedelta(seconds=1)).total_seconds())
     found = await reporter.sweep()
     assert [one.instance_id for one in found.orphans] == ["inst_nobodys"]
-    assert (found.removed, reporter.found_total) == ((), 1)
+    assert (found.removed, found.new) == ((), ("inst_nobodys",))
+    assert (await reporter.sweep()).new == ()
     assert life.runtime.states == {"inst_nobodys": EngineState.RUNNING}
     assert (await remover.sweep()).removed == ("inst_nobodys",)
     assert life.runtime.states == {}
     assert (await remover.sweep()).orphans == ()
-    assert remover.removed_total == 1
+
+
+async def test_it_is_counted(life: World) -> None:
+    metrics = ServerMetrics()
+    value = metrics.registry.get_sample_value
+    life.runtime.states["inst_nobodys"] = EngineState.RUNNING
+    reporter, remover = sweeper(life, remove=False, metrics=metrics), sweeper(life, metrics=metrics)
+    for one in (reporter, remover):
+        await one.sweep()
+    assert value("orch8_orphans_found_total") == 0
+    await life.advance((GRACE + timedelta(seconds=1)).total_seconds())
+    for _ in range(2):
+        await reporter.sweep()
+    assert value("orch8_orphans_found_total") == 1
+    assert value("orch8_orphans") == 1
+    await remover.sweep()
+    assert value("orch8_orphans_removed_total") == 1
+    assert value("orch8_orphans") == 0
 
 
 async def test_age_that_the_runtime_knows_counts(life: World) -> None:

@@ -13,6 +13,7 @@ from server.domain.addresses import Address
 from server.telemetry.listener import listening
 from server.telemetry.stopping import Stopping
 from tests.rest_bridge.envoy.conftest import Edge, settings
+from tests.rest_bridge.envoy.fakes import assert_error
 from tests.support.calls import eventually
 from tests.support.metrics import Metrics, scrape
 from tests.support.stack import free_port
@@ -93,10 +94,19 @@ async def test_told_to_stop_it_serves_on_until_its_time_is_over(tmp_path: Path) 
                 except httpx.TransportError:
                     return False
 
+            async def failing() -> httpx.Response | None:
+                answer = await http.get(f"http://{listen}/healthz")
+                return answer if answer.status_code != 200 else None
+
             await eventually(lambda: answers(200), 30)
+            assert await failing() is None
             process.terminate()
             await eventually(lambda: answers(503))
-            assert (await http.get(f"http://{listen}/healthz")).status_code == 200
+            told = await eventually(failing)
+            assert_error(told, 503, "UNAVAILABLE")
+            assert told.headers["retry-after"] == "2"
+            assert told.headers["connection"] == "close"
+            assert (await http.get(f"http://{listen}/no/such/path")).status_code == 404
             process.terminate()
             async with asyncio.timeout(20):
                 assert await process.wait() == 0

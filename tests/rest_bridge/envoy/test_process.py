@@ -18,7 +18,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from rest_bridge.envoy.process import EnvoyError, EnvoyProcess, how_it_ended
+from rest_bridge.envoy.epoch import EnvoyError, how_it_ended
+from rest_bridge.envoy.process import EnvoyProcess
 from rest_bridge.envoy.run import run_edge
 from server.domain.addresses import Address
 from tests.rest_bridge.envoy.conftest import settings
@@ -83,9 +84,9 @@ async def test_it_listens_on_a_unix_socket_and_leaves_nothing_behind(
     (tmp_path / "tmp").mkdir()
     process = EnvoyProcess(settings(tmp_path, listen=f"unix:{tmp_path}/edge.sock"))
     await process.start()
-    (folder,) = (tmp_path / "tmp").glob("orch8-edge-*")
+    (folder,) = (tmp_path / "tmp").glob("orch8-envoy-*")
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE((folder / "envoy.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "envoy-0.json").stat().st_mode) == 0o600
     transport = httpx.AsyncHTTPTransport(uds=f"{tmp_path}/edge.sock")
     async with httpx.AsyncClient(transport=transport) as http:
         assert (await http.get("http://edge/healthz")).status_code == 200
