@@ -274,6 +274,11 @@ def _reconciler(
     )
 
 
+def _orphans(settings: ServerSettings, runtime: Runtime, database: Database, observers: Observers) -> OrphanSweeper:
+    remove = settings.orphans == "remove"
+    return OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=remove, swept=observers.swept)
+
+
 def _organizations(settings: ServerSettings, plans: Plans, database: Database) -> OrganizationsService:
     return OrganizationsService(
         database=database,

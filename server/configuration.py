@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PlainSerializer, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableSource
 
@@ -51,7 +52,14 @@ class StartFailed(Exception):
 
 
 class SettingsError(StartFailed):
-    """A setting is missing or wrong. The message names the variable and says what to write."""
+    """Settings are missing or wrong. The message names the first variable and says what to write.
+
+    `problems` has a message for each of them.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(problems[0])
+        self.problems = problems
 
 
 class Settings(BaseSettings):
@@ -83,10 +91,8 @@ class Settings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)[0]
-            name = "_".join(str(part) for part in first["loc"])
-            what = "is required" if first["type"] == "missing" else first["msg"].removeprefix("Value error, ")
-            raise SettingsError(f"{PREFIX}{name.upper()}: {what}" if name else what) from None
+            found = map(_problem, error.errors(include_url=False, include_context=False))
+            raise SettingsError(*found) from None
         except UnreadableSource as error:
             # Its own words name the field; those of its cause hold the value.
             raise SettingsError(f"{_named(str(error))}: must be JSON") from None
@@ -129,6 +135,12 @@ class SharedSettings(Settings):
         """The development switches that are on, to be announced at start."""
         on = {"DEV_ALLOW_LOOPBACK": self.dev_allow_loopback, "DEV_DISCOVERY": bool(self.dev_discovery)}
         return [f"{PREFIX}{name}" for name, is_on in on.items() if is_on]
+
+
+def _problem(error: ErrorDetails) -> str:
+    name = "_".join(str(part) for part in error["loc"])
+    what = "is required" if error["type"] == "missing" else error["msg"].removeprefix("Value error, ")
+    return f"{PREFIX}{name.upper()}: {what}" if name else what
 
 
 def _named(text: str) -> str:

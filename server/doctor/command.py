@@ -43,7 +43,7 @@ async def _part(name: str, kind: type[S], check: Callable[[S], Awaitable[list[Fi
     try:
         settings = kind.read()
     except SettingsError as error:
-        return [bad(f"{name} settings", str(error), "`orch8-cloud settings` lists them all")]
+        return [bad(f"{name} settings", one, "`orch8-cloud settings` lists them all") for one in error.problems]
     try:
         return [
             good(f"{name} settings", "complete"),

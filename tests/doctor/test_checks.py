@@ -74,6 +74,13 @@ async def test_what_is_wrong_is_found(
     assert found.fix
 
 
+async def test_all_settings_that_are_wrong_are_told_at_once(environment: Put) -> None:
+    environment(SECRET_KEY=None, DATAPLANE_TOKEN="short", CONFIRM_TIMEOUT="soon")
+    found = [one.found for one in await examine(("server",))]
+    names = ("ORCH8_CONFIRM_TIMEOUT", "ORCH8_DATAPLANE_TOKEN", "ORCH8_SECRET_KEY")
+    assert sorted(text.partition(":")[0] for text in found) == sorted(names)
+
+
 async def test_development_switches_are_named(environment: Put) -> None:
     environment(PUBLIC_URL="http://localhost:8080", DEV_ALLOW_LOOPBACK="true")
     assert "ORCH8_DEV_ALLOW_LOOPBACK" in only(await examine(("server",)), "development").fix

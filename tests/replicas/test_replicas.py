@@ -5,12 +5,13 @@ import signal
 from collections.abc import AsyncIterator
 from functools import partial
 
+import httpx
 import pytest
 import pytest_asyncio
 
 from tests.e2e.conftest import check_error
 from tests.replicas.load import Failed, Load, running_load
-from tests.replicas.world import ALONE, KINDS, PATIENCE_S, REPLICAS, World, running_world
+from tests.replicas.world import ALONE, KINDS, MEMBER, PATIENCE_S, REPLICAS, World, running_world
 from tests.support.calls import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
@@ -120,6 +121,23 @@ def check_kill(failed: list[Failed], name: str, begun: int) -> None:
             check_honest(one, {"management": "UNAVAILABLE"})
     else:
         assert failed == [], told(failed)
+
+
+async def test_what_a_killed_server_was_at_is_finished_by_the_other(world: World) -> None:
+    """Without a word from it, and sooner than a whole step may take."""
+    await world.mend()
+    world.fly.faults.delay("Machines_create", 60)
+    async with httpx.AsyncClient(base_url=world.url("edge-2"), headers=MEMBER, timeout=70) as http:
+        made = (await http.post("/api/instances", json={"name": "second", "region": "fra"})).json()
+
+        async def holder() -> str | None:
+            return await asyncio.to_thread(world.works_on, made["id"]) if world.fly.faults.are_over else None
+
+        name = await eventually(holder, PATIENCE_S)
+        await world.parts.end(name, signal.SIGKILL)
+        settled = (await http.get(f"/api/instances/{made['id']}?wait=20s")).json()
+        assert settled["status"] == "running", settled
+        assert (await http.delete(f"/api/instances/{made['id']}")).status_code == 204
 
 
 async def test_the_tunnel_goes_on_without_any_server(world: World) -> None:

@@ -37,7 +37,8 @@ class World:
     """The replicas, an instance with a running engine, and an API key for it."""
 
     def __init__(self, folder: Path, fly: Fly, postgres: Postgres) -> None:
-        self.folder, self.postgres = folder, postgres
+        self.folder, self.postgres, self.fly = folder, postgres, fly
+        self.database = postgres.create()
         self.ports = {name: free_port() for name in (*REPLICAS["edge"], ALONE)}
         self.parts = Parts(folder, settings=self._shared(fly), own=self._own())
         self.instance_id, self.key = "", ""
@@ -57,7 +58,7 @@ class World:
             return ",".join(f"unix:{self.folder}/{name}.{socket}" for name in REPLICAS[kind])
 
         return {
-            "ORCH8_DATABASE_URL": self.postgres.url(self.postgres.create()),
+            "ORCH8_DATABASE_URL": self.postgres.url(self.database),
             "ORCH8_SERVER_ADDR": both("serve", "sock"),
             "ORCH8_PROXY_ADDR": both("proxy", "sock"),
             "ORCH8_STREAMS_ADDR": both("proxy", "streams"),
@@ -132,6 +133,11 @@ class World:
         with suppress(httpx.TransportError):
             return int((await self._admin.get("/server_info")).json()["command_line_options"]["restart_epoch"])
         return -1
+
+    def works_on(self, instance_id: str) -> str | None:
+        """The server that has the lease of an instance."""
+        owner = self.postgres.run(f"SELECT lease_owner FROM instances WHERE id = '{instance_id}'", self.database)
+        return next((name for name in REPLICAS["serve"] if f"-{self.parts.pid(name)}-r" in owner), None)
 
     async def until_seen(self, kind: str, count: int) -> None:
         """Waits until both Envoys take so many replicas of this kind for healthy."""

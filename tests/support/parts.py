@@ -104,6 +104,10 @@ class Parts:
         """Lets a part go on that was halted."""
         self._processes[name].send_signal(signal.SIGCONT)
 
+    def pid(self, name: str) -> int:
+        """The process id of a part that was started."""
+        return self._processes[name].pid
+
     def is_running(self, name: str) -> bool:
         """Whether a part was started and has not ended, by itself or otherwise."""
         return name in self._processes and self._processes[name].returncode is None

@@ -52,7 +52,7 @@ VOLUME_READY = "created"
 BUSY = (409, 412)
 LEASE_S = 15
 WAIT_S = 2
-# All of them shorter than the reconciler's lease, which is 30 s: when another worker may begin, no step goes on.
+# Shorter than the reconciler gives a step. Should another begin all the same, Fly's own lease keeps the two apart.
 LOOK_S = 8.0
 ACT_S = 18.0
 RELEASE_S = 2.0

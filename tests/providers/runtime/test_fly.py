@@ -103,6 +103,23 @@ async def test_machine_is_what_the_operator_chose(fly: Fly) -> None:
         assert await made.describe() == f"{machine.config['image']} on Fly, in the app {fly.app}"
 
 
+async def test_resume_keeps_the_image_and_size_and_what_is_made_anew_has_those_of_now(fly: Fly) -> None:
+    """An engine whose database a newer one has changed may not start with the older one again."""
+    fly.runs_engines = False
+    async with runtime(fly, image="engine:1", memory_mb=512) as made:
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        await until(EngineState.STOPPED, lambda: made.stop(ID))
+    async with runtime(fly, image="engine:2", memory_mb=1024) as made:
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        kept = fly.machine(NAME).config
+        assert (kept["image"], kept["guest"]["memory_mb"]) == ("engine:1", 512)
+        await fly.forget(NAME)
+        await until(EngineState.RUNNING, lambda: made.run(SPEC))
+        anew = fly.machine(NAME).config
+        assert (anew["image"], anew["guest"]["memory_mb"]) == ("engine:2", 1024)
+        assert anew["mounts"] == kept["mounts"]
+
+
 async def test_private_engines_listen_on_ipv6_and_cannot_be_reached_by_flys_proxy(fly: Fly) -> None:
     async with runtime(fly, routing=Routing.PRIVATE, public_url="") as made:
         found = await until(EngineState.RUNNING, lambda: made.run(SPEC))

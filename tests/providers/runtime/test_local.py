@@ -158,15 +158,17 @@ async def test_engine_that_is_not_ready_is_starting(
 async def test_silent_engine_is_killed_and_started_again(
     data: Path, engine_bin: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_engine, "SILENCE_S", 0.3)
-    monkeypatch.setattr(local_engine, "PROBE_INTERVAL_S", 0.05)
-    monkeypatch.setattr(local_engine, "PROBE_TIMEOUT_S", 0.1)
     async with runtime(data, engine_bin=engine_bin) as made:
         await started(made)
         first = pid_of(data)
         os.kill(first, signal.SIGSTOP)
         assert (await made.observe(ID)).state is EngineState.RUNNING
-        await until(EngineState.STOPPED, lambda: made.observe(ID))
+        # Only now: engines that start may take their time.
+        with monkeypatch.context() as patience:
+            patience.setattr(local_engine, "SILENCE_S", 0.3)
+            patience.setattr(local_engine, "PROBE_INTERVAL_S", 0.05)
+            patience.setattr(local_engine, "PROBE_TIMEOUT_S", 0.1)
+            await until(EngineState.STOPPED, lambda: made.observe(ID))
         await started(made)
         assert pid_of(data) != first
 

@@ -65,6 +65,11 @@ class Faults:
         """Does the work at once, and answers later."""
         self._add(Kind.DELAY, operation, times, probability, seconds=seconds)
 
+    @property
+    def are_over(self) -> bool:
+        """Whether nothing that was set is still to come."""
+        return not self.down and not self._set
+
     def clear(self) -> None:
         """All is well again."""
         self.down = False
