@@ -1,7 +1,8 @@
 """Templates: ready-made workflows, and how one becomes the sequence of an engine.
 
 A template's sequence and trigger hold placeholders of the control plane, `${config.x}` and `${secrets.x}`, which are
-filled in once, when it is deployed. The engine's own, `{{context.data.x}}`, pass as they are: it fills them in for each run.
+filled in once, when it is deployed. The engine's own, `{{context.data.x}}`, pass as they are: it fills them in for each
+run.
 """
 
 import json
