@@ -28,6 +28,7 @@ from server.providers.engine.client import EngineClient
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
 from server.providers.sessions.supabase import SupabaseSessions
+from server.providers.templates.catalog import Catalog
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
@@ -40,6 +41,7 @@ from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
+from server.rpc.templates import TemplatesServicer
 from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
@@ -53,6 +55,7 @@ from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
 from server.services.settling import Settling
 from server.services.system import SystemService
+from server.services.templates import TemplatesService
 from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
@@ -63,6 +66,7 @@ from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import opened
+from server.templating import read_catalog
 from server.workers.announce import announce_changes, hear_others, report_proxies
 from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
@@ -172,6 +176,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
     Raises StartFailed.
     """
     plans = settings.plans()
+    catalog = read_catalog(settings.template_dirs, plans)
     async with (
         opened(settings.otlp_endpoint, "server", settings.trace_sample) as tracing,
         open_database(settings) as database,
@@ -179,7 +184,8 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery) as issuers,
     ):
         observers = Observers(ServerMetrics(), tracing)
-        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers), observers)
+        outside = Outside(http=http, issuers=issuers)
+        app = _build(settings, plans, catalog, runtime, database, outside, observers)
         probes = app.operations.probes(stopping or Stopping())
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
@@ -212,6 +218,7 @@ def _work(app: App) -> list[Coroutine[Any, Any, None]]:
 def _build(
     settings: ServerSettings,
     plans: Plans,
+    catalog: Catalog,
     runtime: Runtime,
     database: Database,
     outside: "Outside",
@@ -224,14 +231,7 @@ def _build(
     reconciler = _reconciler(settings, work, runtime, observers, settling)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
-    instances = InstancesService(
-        **shared,
-        plans=plans,
-        engines=EngineClient(outside.http),
-        settling=settling,
-        wake=reconciler.wake,
-        deadlines=settings.deadlines,
-    )
+    instances = _instances(settings, plans, shared, outside, reconciler, settling)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
@@ -241,6 +241,7 @@ def _build(
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
+        templates=TemplatesServicer(TemplatesService(catalog)),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
@@ -257,6 +258,24 @@ def _build(
         waiters=waiters,
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
+    )
+
+
+def _instances(
+    settings: ServerSettings,
+    plans: Plans,
+    shared: dict[str, Any],
+    outside: "Outside",
+    reconciler: Reconciler,
+    settling: Settling,
+) -> InstancesService:
+    return InstancesService(
+        **shared,
+        plans=plans,
+        engines=EngineClient(outside.http),
+        settling=settling,
+        wake=reconciler.wake,
+        deadlines=settings.deadlines,
     )
 
 
