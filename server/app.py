@@ -25,12 +25,15 @@ from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
 from server.operations import Observers, Operations
 from server.providers.engine.client import EngineClient
+from server.providers.engine.management import EngineManagement
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
 from server.providers.sessions.supabase import SupabaseSessions
+from server.providers.templates.catalog import BUILT_IN, Catalog
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
+from server.rpc.deployments import DeploymentsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
@@ -44,6 +47,7 @@ from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
+from server.services.deployments import DeploymentsService
 from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
@@ -64,6 +68,8 @@ from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import opened
 from server.workers.announce import announce_changes, hear_others, report_proxies
+from server.workers.deploy import Deployer
+from server.workers.deployment_job import Parts
 from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
 from server.workers.orphans import OrphanSweeper
@@ -84,6 +90,7 @@ class App:
     health: health.aio.HealthServicer
     propagation: Propagation
     reconciler: Reconciler
+    deployer: Deployer
     orphans: OrphanSweeper
     settling: Settling
     waiters: Waiters
@@ -136,7 +143,10 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     await _migrate(settings.store_url, limits)
     async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
-            await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
+            now = await tx.now(utc_now())
+            await tx.instances.wake_all(now, alone=not database.is_shared)
+            if not database.is_shared:
+                await tx.deployments.wake_all(now)
             await tx.commit()
         yield database
 
@@ -199,6 +209,7 @@ def _work(app: App) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
         app.reconciler.run(),
+        app.deployer.run(),
         app.orphans.run(),
         keep_house(app.database, utc_now),
         announce_changes(app.propagation),
@@ -222,6 +233,7 @@ def _build(
     settling = Settling(database, waiters)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
     reconciler = _reconciler(settings, work, runtime, observers, settling)
+    deployer = _deployer(work, outside, waiters)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
     instances = InstancesService(
@@ -232,6 +244,16 @@ def _build(
         wake=reconciler.wake,
         deadlines=settings.deadlines,
     )
+    deployments = DeploymentsService(
+        database=database,
+        plans=plans,
+        catalog=Catalog.load([BUILT_IN]),
+        instances=instances,
+        waiters=waiters,
+        wake=deployer.wake,
+        clock=utc_now,
+        new_id=new_id,
+    )
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
@@ -241,6 +263,7 @@ def _build(
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
+        deployments=DeploymentsServicer(deployments, settings.public_url),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
@@ -252,6 +275,7 @@ def _build(
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
+        deployer=deployer,
         orphans=OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=settings.orphans == "remove"),
         settling=settling,
         waiters=waiters,
@@ -266,12 +290,22 @@ def _reconciler(
     return Reconciler(
         **work,
         runtime=runtime,
-        owner=f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}",
+        owner=_owner("r"),
         step_ended=observers.step_ended,
         changed=settling.changed,
         deadlines=settings.deadlines,
         restarts=RestartPolicy(),
     )
+
+
+def _deployer(work: dict[str, Any], outside: "Outside", waiters: Waiters) -> Deployer:
+    engines = EngineManagement(outside.http)
+    return Deployer(Parts(**work, engines=engines, owner=_owner("d"), changed=waiters.wake))
+
+
+def _owner(worker: str) -> str:
+    """Names a worker of this process in leases."""
+    return f"{socket.gethostname()}-{os.getpid()}-{new_id(worker)}"
 
 
 def _organizations(settings: ServerSettings, plans: Plans, database: Database) -> OrganizationsService:

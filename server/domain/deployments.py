@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
+from server.domain.events import Event, EventKind
 from server.domain.templates import SecretField, Template
 from server.errors import CloudError, EngineError, EngineUnreachable, FieldViolation, InvalidArgument
 
@@ -17,7 +18,7 @@ MAX_SECRETS = 64
 MAX_SECRET = 16 * 1024
 # Of the sequence that a template becomes, in bytes of JSON.
 MAX_SEQUENCE = 1024 * 1024
-# Of the same name in the engine there is no other one: its name there has random letters.
+# Its name in the engine has random letters: there is no other one of that name.
 SEQUENCE_VERSION = 1
 
 
@@ -61,8 +62,8 @@ class Step:
 class Deployment:
     """A deployment as it is stored: all ids are chosen before the first step, so that no step makes anything twice.
 
-    `credentials` maps names of secrets to ids of credentials in the engine. `sequence` is what is posted, and `schedule`
-    holds `cron` and `timezone` where there is one. `done` counts the steps that have been done, or while it is undone
+    `credentials` maps names of secrets to ids of credentials in the engine. `sequence` is what is posted, `schedule`
+    has `cron` and `timezone` where there is one. `done` counts the steps that have been done, or while it is undone
     those that may have left something. `revision` counts changes of what is shown.
     """
 
@@ -108,6 +109,8 @@ class Deployment:
         """Why it failed, as an error to answer."""
         if self.error_reason == EngineUnreachable.reason:
             return EngineUnreachable(self.instance_id)
+        if self.error_reason == CloudError.reason:
+            return CloudError(str(self.error))
         return EngineError(self.error or "The engine did not take the deployment.", self.error_metadata)
 
 
@@ -119,6 +122,12 @@ def _steps(deployment: Deployment) -> Iterator[Step]:
     if deployment.schedule is not None:
         yield Step(kind=StepKind.CRON)
     yield Step(kind=StepKind.POLICY)
+
+
+def deployment_event(deployment: Deployment, kind: EventKind, at: datetime, **details: str) -> Event:
+    """An event of a deployment."""
+    named = {"deployment_id": deployment.id, "name": deployment.name, **details}
+    return Event(org_id=deployment.org_id, instance_id=deployment.instance_id, kind=kind, at=at, details=named)
 
 
 def check_name(name: str) -> None:

@@ -132,12 +132,12 @@ class Deployments:
             .values(lease_owner=None, lease_until=None, due_at=due_at, attempts=attempts)
         )
 
-    async def hide(self, deployment_id: str, now: datetime) -> None:
+    async def hide(self, deployment_id: str, now: datetime, due_at: datetime) -> None:
         """Makes a failed deployment one that nobody finds: what it left is undone all the same."""
         await self._session.exec(
             update(DeploymentRow)
             .where(col(DeploymentRow.id) == deployment_id)
-            .values(phase=Phase.DELETED, due_at=now, updated_at=now, revision=col(DeploymentRow.revision) + 1)
+            .values(phase=Phase.DELETED, due_at=due_at, updated_at=now, revision=col(DeploymentRow.revision) + 1)
         )
 
     async def remove(self, deployment_id: str) -> None:
@@ -145,7 +145,7 @@ class Deployments:
         await self._session.exec(delete(DeploymentRow).where(col(DeploymentRow.id) == deployment_id))
 
     async def end_all(self, instance_id: str) -> list[Deployment]:
-        """Forgets all deployments of an instance whose engine goes with its data. Those that were not deleted before."""
+        """Forgets all deployments of an instance that is deleted. Answers with those that were not deleted before."""
         query = select(DeploymentRow).where(col(DeploymentRow.instance_id) == instance_id)
         found = [_deployment(row) for row in await self._session.exec(query)]
         await self._session.exec(delete(DeploymentRow).where(col(DeploymentRow.instance_id) == instance_id))

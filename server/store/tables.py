@@ -134,7 +134,7 @@ class DeploymentRow(Table, table=True):
     credentials: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
     sequence: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     schedule: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
-    # The values of its secrets as one JSON object, and the secret of its trigger: sealed, and only for as long as needed.
+    # The values of its secrets as a JSON object, and its trigger's secret: sealed, and only while they are needed.
     secrets: bytes | None = Field(default=None, sa_type=LargeBinary)
     trigger_secret: bytes | None = Field(default=None, sa_type=LargeBinary)
     done: int = 0
@@ -147,7 +147,7 @@ class DeploymentRow(Table, table=True):
     updated_at: datetime = Field(sa_type=UtcDateTime)
     # Counts the changes; what If-Match is compared with.
     revision: int = 1
-    # The deployer's: when to go on (null: nothing is left to do), until when somebody is at it, and how often it failed.
+    # The deployer's: when to go on (null: nothing is left), until when somebody is at it, and how often it failed.
     due_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
     lease_owner: str | None = None
