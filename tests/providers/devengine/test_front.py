@@ -38,7 +38,7 @@ def test_public_webhook_is_not_under_the_prefix(engine: RunningEngine) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/v1/cron", "/api-keys", "/api/v1/sequences/versions/x", "/api/v1/mobile/devices"]
+    "path", ["/api/v1/jobs", "/api-keys", "/api/v1/sequences/versions/x", "/api/v1/mobile/devices"]
 )
 def test_what_only_the_real_engine_has(engine: RunningEngine, path: str) -> None:
     answer = engine.http.get(path)

@@ -143,10 +143,10 @@ def test_a_step_may_time_out(engine: RunningEngine) -> None:
 
 
 def test_secrets_reach_the_target_and_nothing_else(engine: RunningEngine, target: Target) -> None:
-    value = json.dumps({"token": 'tok-"quoted"-123456', "user": "u"})
+    value = json.dumps({"authorization": 'Bearer tok-"quoted"-123456', "user": "u"})
     body = {"id": "cred-run", "name": "c", "value": value, "tenant_id": TENANT}
     assert engine.http.post("/api/v1/credentials", json=body).status_code == 201
-    reference = "Bearer credentials://cred-run/token"
+    reference = "credentials://cred-run/authorization"
     instance_id = engine.run(
         step("call", "http_request", {"url": target.url, "headers": {"authorization": reference}}),
         step("keep", "transform", {"ref": reference}),
@@ -155,11 +155,23 @@ def test_secrets_reach_the_target_and_nothing_else(engine: RunningEngine, target
     assert engine.ended(instance_id)["state"] == "completed"
     assert target.calls[0][1]["authorization"] == 'Bearer tok-"quoted"-123456'
     outputs = engine.outputs(instance_id)
-    assert json.loads(outputs["call"]["body"])["saw"] == "Bearer [REDACTED]"
+    assert json.loads(outputs["call"]["body"])["saw"] == "[REDACTED]"
     assert outputs["keep"] == {"ref": reference}
     stored = b"".join(path.read_bytes() for path in engine.folder.glob("orch8.db*"))
     assert b"-123456" not in stored
     assert "-123456" not in engine.log.read_text()
+
+
+def test_a_reference_is_the_whole_text(engine: RunningEngine, target: Target) -> None:
+    body = {"id": "cred-whole", "name": "c", "value": json.dumps("Bearer 1234"), "tenant_id": TENANT}
+    assert engine.http.post("/api/v1/credentials", json=body).status_code == 201
+    for sent, seen in (
+        ("credentials://cred-whole", "Bearer 1234"),
+        ("Bearer credentials://cred-whole", "Bearer credentials://cred-whole"),
+    ):
+        run = engine.run(step("call", "http_request", {"url": target.url, "headers": {"authorization": sent}}))
+        assert engine.ended(run)["state"] == "completed"
+        assert target.calls[-1][1]["authorization"] == seen
 
 
 @pytest.mark.parametrize("reference", ["credentials://unknown", "credentials://foreign"])

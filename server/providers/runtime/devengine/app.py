@@ -19,6 +19,7 @@ from server.providers.runtime.devengine.front import Front
 from server.providers.runtime.devengine.handlers import Handlers
 from server.providers.runtime.devengine.routes import ROUTES
 from server.providers.runtime.devengine.runner import Runner
+from server.providers.runtime.devengine.schedules import keep_schedules
 from server.providers.runtime.devengine.sealing import SealBroken, Sealer, own_key
 from server.providers.runtime.devengine.settings import Settings, WrongSetting
 from server.providers.runtime.devengine.store import Store
@@ -79,7 +80,10 @@ async def _lifespan(engine: Engine) -> AsyncIterator[None]:
     if exporter:
         exporter.start()
     engine.runner.resume()
+    clock = asyncio.create_task(keep_schedules(engine))
     yield
+    clock.cancel()
+    await asyncio.gather(clock, return_exceptions=True)
     await engine.runner.stop()
     if exporter:
         await exporter.stop()

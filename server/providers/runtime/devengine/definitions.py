@@ -1,8 +1,14 @@
 """Which sequences this engine can run. What it cannot run is refused by name, never silently ignored.
 
-Shapes are those of the engine's SequenceDefinition: a step is `{"type": "step", "id", "handler", "params"?, "retry"?,
-"timeout"?}`, a parallel block `{"type": "parallel", "id", "branches": [[block…]…]}`. Durations are milliseconds, or
-text such as "100ms", "2s", "1m".
+Shapes are those of the engine's SequenceDefinition:
+
+step       {"id", "handler", "params"?, "retry"?, "timeout"?, "delay"?: {"duration"}, "wait_for_input"?: {"prompt"?,
+           "timeout"?, "choices"?: [{"label", "value"}], "store_as"?}}
+parallel   {"id", "branches": [[block…]…]}
+router     {"id", "routes": [{"condition", "blocks": [block…]}…], "default"?: [block…]}
+try_catch  {"id", "try_block": [block…], "catch_block": [block…], "finally_block"?: [block…]}
+
+Durations are milliseconds. Those of steps may also be text such as "100ms", "2s", "1m".
 """
 
 import re
@@ -10,11 +16,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from server.providers.runtime.devengine import expressions
 from server.providers.runtime.devengine.errors import InvalidArgument, missing, mistyped
 from server.providers.runtime.devengine.models import JsonObject
 
 HANDLERS = frozenset({"noop", "log", "sleep", "transform", "http_request", "fail"})
-STEP_FIELDS = frozenset({"type", "id", "handler", "params", "retry", "timeout"})
+STEP_FIELDS = frozenset({"type", "id", "handler", "params", "retry", "timeout", "delay", "wait_for_input"})
+DELAY_FIELDS = frozenset({"duration"})
+INPUT_FIELDS = frozenset({"prompt", "timeout", "choices", "store_as"})
+KINDS = ("step", "parallel", "router", "try_catch")
+YES_OR_NO = [{"label": "Yes", "value": "yes"}, {"label": "No", "value": "no"}]
 UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 MAX_DEPTH = 32
 # Fields of a sequence whose neglect would change what a run does.
@@ -60,15 +71,36 @@ def _walk(blocks: list[Any], depth: int) -> Iterator[JsonObject]:
     for block in blocks:
         if not isinstance(block, dict):
             raise mistyped("blocks", "a map")
-        kind = block.get("type")
-        if kind == "step":
+        if block.get("type") == "step":
             _check_step(block)
-        elif kind == "parallel":
-            for branch in _branches(block):
-                yield from _walk(branch, depth + 1)
-        else:
-            raise InvalidArgument(f"block type {kind!r} is not known to the development engine (step, parallel)")
+        for part in parts(block):
+            yield from _walk(part, depth + 1)
         yield block
+
+
+def parts(block: JsonObject) -> list[list[JsonObject]]:
+    """The lists of blocks within a block. Raises Undecodable or InvalidArgument."""
+    kind = block.get("type")
+    if kind == "step":
+        return []
+    if kind == "parallel":
+        return _lists(block, "branches", block.get("branches"))
+    if kind == "router":
+        chosen = [*_routes(block), *([] if block.get("default") is None else [block["default"]])]
+        return _lists(block, "routes", chosen)
+    if kind == "try_catch":
+        last = [] if block.get("finally_block") is None else [block["finally_block"]]
+        return _lists(block, "try_block", [block.get("try_block"), block.get("catch_block"), *last])
+    raise InvalidArgument(f"block type {kind!r} is not known to the development engine ({', '.join(KINDS)})")
+
+
+def steps(blocks: list[JsonObject]) -> Iterator[JsonObject]:
+    """Every step of a sequence that was checked."""
+    for block in blocks:
+        if block["type"] == "step":
+            yield block
+        for part in parts(block):
+            yield from steps(part)
 
 
 def _block_id(block: JsonObject) -> str:
@@ -82,13 +114,24 @@ def _block_id(block: JsonObject) -> str:
     return block_id
 
 
-def _branches(block: JsonObject) -> list[list[Any]]:
-    branches = block.get("branches")
-    if branches is None:
-        raise missing("branches")
-    if not isinstance(branches, list) or not all(isinstance(branch, list) for branch in branches):
-        raise mistyped("branches", "a sequence of sequences")
-    return branches
+def _lists(block: JsonObject, field: str, value: Any) -> list[list[JsonObject]]:
+    _block_id(block)
+    if value is None:
+        raise missing(field)
+    if not isinstance(value, list) or not all(isinstance(part, list) for part in value):
+        raise mistyped(field, "a sequence of sequences")
+    return value
+
+
+def _routes(block: JsonObject) -> list[Any]:
+    routes = block.get("routes")
+    if not isinstance(routes, list) or not all(isinstance(route, dict) for route in routes):
+        raise mistyped("routes", "a sequence of maps")
+    for route in routes:
+        if not isinstance(route.get("condition"), str):
+            raise mistyped("condition", "a string")
+        expressions.parse(route["condition"])
+    return [route.get("blocks") for route in routes]
 
 
 def _check_step(step: JsonObject) -> None:
@@ -107,6 +150,8 @@ def _check_step(step: JsonObject) -> None:
         raise InvalidArgument(f"block '{block_id}': params must be an object")
     retry_of(step)
     timeout_of(step)
+    delay_of(step)
+    gate_of(step)
 
 
 def retry_of(step: JsonObject) -> Retry:
@@ -132,6 +177,66 @@ def timeout_of(step: JsonObject) -> float | None:
     """Seconds that one try of a step may take. Raises InvalidArgument."""
     value = step.get("timeout")
     return None if value is None else duration(value, f"block '{step['id']}': timeout")
+
+
+def delay_of(step: JsonObject) -> float | None:
+    """Seconds that are waited before a step begins. Raises InvalidArgument."""
+    delay = step.get("delay")
+    if delay is None:
+        return None
+    where = f"block '{step['id']}': delay"
+    _check_fields(delay, DELAY_FIELDS, where)
+    if step["handler"] == "sleep":
+        raise InvalidArgument(f"{where} of a sleep is not implemented by the development engine")
+    return _milliseconds(delay.get("duration"), f"{where}.duration")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gate:
+    """What a step waits for before it begins: one of some values, given by somebody, for a while."""
+
+    prompt: str
+    timeout_s: float | None
+    choices: list[JsonObject]
+    store_as: str | None
+
+
+def gate_of(step: JsonObject) -> Gate | None:
+    """The input that a step waits for. Raises InvalidArgument."""
+    wait = step.get("wait_for_input")
+    if wait is None:
+        return None
+    where = f"block '{step['id']}': wait_for_input"
+    _check_fields(wait, INPUT_FIELDS, where)
+    choices = YES_OR_NO if wait.get("choices") is None else wait["choices"]
+    texts = [wait.get("prompt", ""), wait.get("store_as") or "x"]
+    if not _are_choices(choices) or not all(isinstance(text, str) for text in texts) or wait.get("store_as") == "":
+        raise InvalidArgument(f"{where} needs choices with a label and a value of their own, and texts")
+    timeout = None if wait.get("timeout") is None else _milliseconds(wait["timeout"], f"{where}.timeout")
+    return Gate(prompt=texts[0], timeout_s=timeout, choices=choices, store_as=wait.get("store_as"))
+
+
+def _are_choices(value: Any) -> bool:
+    if not isinstance(value, list) or not value or not all(isinstance(choice, dict) for choice in value):
+        return False
+    values = [choice.get("value") for choice in value]
+    texts = [*values, *(choice.get("label") for choice in value)]
+    return all(isinstance(text, str) for text in texts) and len(set(values)) == len(values)
+
+
+def _check_fields(value: Any, known: frozenset[str], where: str) -> None:
+    if not isinstance(value, dict):
+        raise InvalidArgument(f"{where} must be an object")
+    for field in sorted(value.keys() - known):
+        if value[field]:
+            raise InvalidArgument(f"{where}: '{field}' is not implemented by the development engine")
+
+
+def _milliseconds(value: Any, where: str) -> float:
+    # The engine takes no text here, and would refuse the whole sequence.
+    if not _is_count(value):
+        raise InvalidArgument(f"{where} must be a whole number of milliseconds")
+    return float(value / 1000)
 
 
 def duration(value: Any, where: str) -> float:

@@ -10,16 +10,17 @@ REDACTED = "[REDACTED]"
 
 
 class State(StrEnum):
-    """The states of an instance that this engine knows; the real one also has waiting and paused."""
+    """The states of an instance that this engine knows; the real one also has paused."""
 
     SCHEDULED = "scheduled"  # created, not begun
     RUNNING = "running"  # a step runs, sleeps, or waits for its next attempt
+    WAITING = "waiting"  # a step waits for somebody's input
     COMPLETED = "completed"  # every block has finished
     FAILED = "failed"  # a step has failed for good
     CANCELLED = "cancelled"  # told to stop
 
 
-ACTIVE = (State.SCHEDULED, State.RUNNING)
+ACTIVE = (State.SCHEDULED, State.RUNNING, State.WAITING)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,6 +145,41 @@ class Trigger:
             "config": self.config,
             "created_at": timestamp(self.created_at),
             "updated_at": timestamp(self.created_at),
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Schedule:
+    """When a sequence starts by itself."""
+
+    id: str
+    tenant_id: str
+    namespace: str
+    sequence_id: str
+    cron_expr: str
+    timezone: str
+    enabled: bool
+    metadata: Any
+    last_triggered_at: float | None
+    next_fire_at: float | None
+    created_at: float
+    updated_at: float
+
+    def as_json(self) -> JsonObject:
+        """The schedule as the API shows it."""
+        return {
+            "id": self.id,
+            "tenant_id": self.tenant_id,
+            "namespace": self.namespace,
+            "sequence_id": self.sequence_id,
+            "cron_expr": self.cron_expr,
+            "timezone": self.timezone,
+            "enabled": self.enabled,
+            "metadata": self.metadata,
+            "last_triggered_at": None if self.last_triggered_at is None else timestamp(self.last_triggered_at),
+            "next_fire_at": None if self.next_fire_at is None else timestamp(self.next_fire_at),
+            "created_at": timestamp(self.created_at),
+            "updated_at": timestamp(self.updated_at),
         }
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from server.providers.runtime.devengine import log
-from server.providers.runtime.devengine.definitions import retry_of, timeout_of
+from server.providers.runtime.devengine import expressions, log
+from server.providers.runtime.devengine.definitions import Gate, delay_of, gate_of, retry_of, timeout_of
 from server.providers.runtime.devengine.handlers import Handlers, StepFailed
 from server.providers.runtime.devengine.models import ACTIVE, Credential, Instance, JsonObject, Progress, State
 from server.providers.runtime.devengine.sealing import SealBroken, Sealer
@@ -21,6 +21,9 @@ from server.providers.runtime.devengine.store import Store
 from server.providers.runtime.devengine.templates import Scope, TemplateError
 
 DEFAULT_SLEEP_S = 0.1
+# What a signal is called that answers a step's wait_for_input, and what the progress of that wait is kept under.
+INPUT = "human_input:"
+ANSWERED, TIMED_OUT = 1, -1
 
 
 class _InstanceFailed(Exception):
@@ -39,6 +42,7 @@ class Runner:
         self._sealer = sealer
         self._handlers = handlers
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._signalled: dict[str, asyncio.Event] = {}
 
     def resume(self) -> None:
         """Goes on with what an earlier process left unfinished."""
@@ -49,7 +53,18 @@ class Runner:
         """Begins to execute an instance."""
         task = asyncio.create_task(self._drive(instance_id))
         self._tasks[instance_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(instance_id, None))
+        self._signalled[instance_id] = asyncio.Event()
+        task.add_done_callback(lambda _: self._forget(instance_id))
+
+    def _forget(self, instance_id: str) -> None:
+        self._tasks.pop(instance_id, None)
+        self._signalled.pop(instance_id, None)
+
+    def signal(self, instance_id: str, name: str, payload: Any) -> None:
+        """Hands a signal to the step that waits for it, or will."""
+        self._store.add_signal(instance_id, name, payload)
+        if signalled := self._signalled.get(instance_id):
+            signalled.set()
 
     def cancel(self, instance_id: str) -> bool:
         """Ends an instance early. False when it has ended already."""
@@ -87,7 +102,8 @@ class Runner:
         await _sleep_until(instance.next_fire_at)
         self._store.move(instance_id, [State.SCHEDULED], State.RUNNING)
         outputs = {output.block_id: output.output for output in self._store.outputs(instance_id)}
-        run = _Run(self._store, self._handlers, instance, outputs, self._secrets_of(instance.tenant_id))
+        secrets, signalled = self._secrets_of(instance.tenant_id), self._signalled[instance_id]
+        run = _Run(self._store, self._handlers, instance, outputs, secrets, signalled)
         for index, block in enumerate(sequence.blocks):
             if index > instance.current_step:
                 self._store.reach(instance_id, index)
@@ -118,21 +134,31 @@ class _Run:
         instance: Instance,
         outputs: JsonObject,
         secret: Callable[[str, str | None], str],
+        signalled: asyncio.Event,
     ) -> None:
         self._store = store
         self._handlers = handlers
         self._instance = instance
         self._outputs = outputs
         self._secret = secret
+        self._signalled = signalled
+        self._waiting = 0
 
     async def block(self, block: JsonObject) -> None:
         """Executes a block and all within it. Raises _InstanceFailed."""
         if block["type"] == "step":
             if block["id"] not in self._outputs:
                 await self._step(block)
-            return
+        elif block["type"] == "parallel":
+            await self._parallel(block["branches"])
+        elif block["type"] == "router":
+            await self._router(block)
+        else:
+            await self._try_catch(block)
+
+    async def _parallel(self, branches: list[list[JsonObject]]) -> None:
         # Every branch goes as far as it can; the first failure then fails the instance.
-        results = await asyncio.gather(*map(self._branch, block["branches"]), return_exceptions=True)
+        results = await asyncio.gather(*map(self._branch, branches), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -141,9 +167,47 @@ class _Run:
         for block in blocks:
             await self.block(block)
 
+    async def _router(self, router: JsonObject) -> None:
+        """Takes the first route whose condition holds. A restart keeps to the route that was taken."""
+        ways = [*(route["blocks"] for route in router["routes"]), router.get("default") or []]
+        taken = self._store.progress(self._instance.id, router["id"]).attempt - 1
+        if taken < 0:
+            conditions = (expressions.parse(route["condition"]) for route in router["routes"])
+            held = (condition.holds(self._instance.context, self._outputs) for condition in conditions)
+            taken = next((index for index, holds in enumerate(held) if holds), len(router["routes"]))
+            self._store.set_progress(self._instance.id, router["id"], Progress(attempt=taken + 1))
+        await self._branch(ways[taken])
+
+    async def _try_catch(self, block: JsonObject) -> None:
+        """Runs the catch block where the try block fails, which it finds out about in `context.data._error`."""
+        has_failed = self._store.progress(self._instance.id, block["id"]).attempt > 0
+        try:
+            if not has_failed:
+                await self._branch(block["try_block"])
+        except _InstanceFailed as failure:
+            has_failed = True
+            error = {"failed_blocks": [failure.as_json["step_id"]], "source": "try_catch", "block_id": block["id"]}
+            with self._store.transaction():
+                self._set_data("_error", error)
+                self._store.set_progress(self._instance.id, block["id"], Progress(attempt=1))
+        failed_again: _InstanceFailed | None = None
+        try:
+            if has_failed:
+                await self._branch(block["catch_block"])
+        except _InstanceFailed as failure:
+            failed_again = failure
+        await self._branch(block.get("finally_block") or [])
+        if failed_again is not None:
+            raise failed_again
+
     async def _step(self, step: JsonObject) -> None:
         retry, block_id = retry_of(step), step["id"]
+        if gate := gate_of(step):
+            await self._input(block_id, gate)
         progress = self._store.progress(self._instance.id, block_id)
+        if progress == Progress() and (delay := delay_of(step)):
+            progress = Progress(wake_at=time.time() + delay)
+            self._store.set_progress(self._instance.id, block_id, progress)
         if step["handler"] != "sleep":
             await _sleep_until(progress.wake_at)
         while True:
@@ -160,6 +224,63 @@ class _Run:
                 self._store.finish_step(self._instance.id, block_id, output, progress.attempt)
                 self._outputs[block_id] = output
                 return
+
+    async def _input(self, block_id: str, gate: Gate) -> None:
+        """Waits until a signal brings one of the choices. What is no choice is dropped. Raises _InstanceFailed."""
+        name = INPUT + block_id
+        progress = self._store.progress(self._instance.id, name)
+        if progress == Progress():
+            progress = Progress(wake_at=None if gate.timeout_s is None else time.time() + gate.timeout_s)
+            self._store.set_progress(self._instance.id, name, progress)
+        if progress.attempt == 0:
+            self._wait(1)
+            progress = Progress(attempt=await self._outcome(name, block_id, gate, progress.wake_at))
+            self._wait(-1)
+        if progress.attempt == TIMED_OUT:
+            raise _InstanceFailed(block_id, "the wait for input has timed out")
+
+    async def _outcome(self, name: str, block_id: str, gate: Gate, until: float | None) -> int:
+        while not self._answered(name, block_id, gate):
+            left = 60.0 if until is None else until - time.time()
+            if left <= 0:
+                self._store.set_progress(self._instance.id, name, Progress(attempt=TIMED_OUT))
+                return TIMED_OUT
+            await self._signal(min(left, 60))
+        return ANSWERED
+
+    async def _signal(self, seconds: float) -> None:
+        """Waits for the next signal, or so long."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._signalled.wait()
+        except TimeoutError:
+            return
+        self._signalled.clear()
+
+    def _answered(self, name: str, block_id: str, gate: Gate) -> bool:
+        for serial, payload in self._store.signals(self._instance.id, name):
+            value = payload.get("value") if isinstance(payload, dict) else None
+            with self._store.transaction():
+                self._store.take_signal(serial)
+                if value in [choice["value"] for choice in gate.choices]:
+                    self._set_data(gate.store_as or block_id, value)
+                    self._store.set_progress(self._instance.id, name, Progress(attempt=ANSWERED))
+                    return True
+        return False
+
+    def _wait(self, change: int) -> None:
+        """Has the instance's state say whether any step waits for input."""
+        self._waiting += change
+        if self._waiting == 1 and change == 1:
+            self._store.move(self._instance.id, [State.RUNNING], State.WAITING)
+        elif self._waiting == 0:
+            self._store.move(self._instance.id, [State.WAITING], State.RUNNING)
+
+    def _set_data(self, key: str, value: Any) -> None:
+        """Writes into the data that placeholders see. Data that is no object gives way to one, as in the engine."""
+        data = self._instance.context["data"]
+        self._instance.context["data"] = {**(data if isinstance(data, dict) else {}), key: value}
+        self._store.set_context(self._instance.id, self._instance.context)
 
     async def _attempt(self, step: JsonObject, progress: Progress) -> Any:
         secret = self._secret if step["handler"] == "http_request" else None

@@ -22,6 +22,7 @@ from server.providers.runtime.devengine.models import (
     JsonObject,
     Output,
     Progress,
+    Schedule,
     Sequence,
     State,
     Trigger,
@@ -60,6 +61,14 @@ CREATE TABLE IF NOT EXISTS credentials (
   id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL, sealed_value BLOB NOT NULL,
   expires_at TEXT, description TEXT, enabled INTEGER NOT NULL, created_at REAL NOT NULL,
   updated_at REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS signals (
+  serial INTEGER PRIMARY KEY AUTOINCREMENT, instance_id TEXT NOT NULL, name TEXT NOT NULL,
+  payload TEXT NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS signals_by_instance ON signals (instance_id, name);
+CREATE TABLE IF NOT EXISTS schedules (
+  id TEXT PRIMARY KEY, tenant_id TEXT NOT NULL, namespace TEXT NOT NULL, sequence_id TEXT NOT NULL,
+  cron_expr TEXT NOT NULL, timezone TEXT NOT NULL, enabled INTEGER NOT NULL, metadata TEXT NOT NULL,
+  last_triggered_at REAL, next_fire_at REAL, created_at REAL NOT NULL, updated_at REAL NOT NULL) STRICT;
 CREATE TABLE IF NOT EXISTS run_events (serial INTEGER PRIMARY KEY AUTOINCREMENT, event TEXT NOT NULL) STRICT;
 """
 
@@ -142,7 +151,7 @@ class Store:
 
     def is_in_use(self, sequence_id: str) -> bool:
         """Whether an instance of the sequence still has steps to do."""
-        query = "SELECT 1 FROM instances WHERE sequence_id = ? AND state IN (?, ?) LIMIT 1"
+        query = "SELECT 1 FROM instances WHERE sequence_id = ? AND state IN (?, ?, ?) LIMIT 1"
         return self._one(query, sequence_id, *ACTIVE) is not None
 
     # Instances
@@ -178,7 +187,7 @@ class Store:
 
     def unfinished(self) -> list[str]:
         """The ids of the instances that still have steps to do."""
-        rows = self._db.execute("SELECT id FROM instances WHERE state IN (?, ?) ORDER BY serial", ACTIVE)
+        rows = self._db.execute("SELECT id FROM instances WHERE state IN (?, ?, ?) ORDER BY serial", ACTIVE)
         return [str(row["id"]) for row in rows]
 
     def move(self, instance_id: str, came_from: Items[State], to: State, error: JsonObject | None = None) -> bool:
@@ -198,6 +207,11 @@ class Store:
         """Notes at which block of its sequence an instance is."""
         query = "UPDATE instances SET current_step = ?, updated_at = ? WHERE id = ?"
         self._db.execute(query, (step, time.time(), instance_id))
+
+    def set_context(self, instance_id: str, context: JsonObject) -> None:
+        """Changes what the placeholders of an instance see."""
+        query = "UPDATE instances SET context = ?, updated_at = ? WHERE id = ?"
+        self._db.execute(query, (json.dumps(context), time.time(), instance_id))
 
     # Steps
 
@@ -230,6 +244,28 @@ class Store:
         query = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?)"
         self._db.execute(query, (instance_id, block_id, progress.attempt, progress.wake_at))
 
+    def open_gates(self, instance_id: str, prefix: str) -> list[str]:
+        """The blocks whose progress is kept under a name with the prefix, and is still at its beginning."""
+        query = "SELECT block_id FROM progress WHERE instance_id = ? AND attempt = 0 AND substr(block_id, 1, ?) = ?"
+        rows = self._db.execute(query, (instance_id, len(prefix), prefix))
+        return [str(row["block_id"]).removeprefix(prefix) for row in rows]
+
+    # Signals
+
+    def add_signal(self, instance_id: str, name: str, payload: Any) -> None:
+        """Keeps a signal until a step takes it."""
+        query = "INSERT INTO signals (instance_id, name, payload) VALUES (?, ?, ?)"
+        self._db.execute(query, (instance_id, name, json.dumps(payload)))
+
+    def signals(self, instance_id: str, name: str) -> list[tuple[int, Any]]:
+        """The serials and payloads of signals that nobody has taken, the oldest first."""
+        query = "SELECT serial, payload FROM signals WHERE instance_id = ? AND name = ? ORDER BY serial"
+        return [(row["serial"], json.loads(row["payload"])) for row in self._db.execute(query, (instance_id, name))]
+
+    def take_signal(self, serial: int) -> None:
+        """Forgets a signal."""
+        self._db.execute("DELETE FROM signals WHERE serial = ?", (serial,))
+
     # Triggers
 
     def add_trigger(self, trigger: Trigger) -> None:
@@ -257,6 +293,31 @@ class Store:
         """Raises Taken when the nonce was used. Those that no clock would accept any more are forgotten."""
         self._db.execute("DELETE FROM nonces WHERE expires_at < ?", (time.time(),))
         self._insert("INSERT INTO nonces VALUES (?, ?, ?)", slug, nonce, expires_at)
+
+    # Schedules
+
+    def put_schedule(self, schedule: Schedule) -> None:
+        """Writes a new or changed schedule."""
+        marks = ", ".join("?" * 12)
+        self._db.execute(f"REPLACE INTO schedules VALUES ({marks})", _schedule_row(schedule))  # noqa: S608 marks only
+
+    def schedule(self, schedule_id: str) -> Schedule | None:
+        """One schedule."""
+        row = self._one("SELECT * FROM schedules WHERE id = ?", schedule_id)
+        return None if row is None else _schedule(row)
+
+    def schedules(self, tenant_id: str | None) -> list[Schedule]:
+        """The schedules of a tenant, or of all."""
+        return [_schedule(row) for row in self._page("schedules", {"tenant_id": tenant_id}, "rowid", -1, 0)]
+
+    def due_schedules(self, now: float) -> list[Schedule]:
+        """Those whose time has come."""
+        query = "SELECT * FROM schedules WHERE enabled = 1 AND next_fire_at <= ? ORDER BY next_fire_at"
+        return [_schedule(row) for row in self._db.execute(query, (now,))]
+
+    def remove_schedule(self, schedule_id: str) -> None:
+        """Forgets a schedule."""
+        self._db.execute("DELETE FROM schedules WHERE id = ?", (schedule_id,))
 
     # Credentials
 
@@ -355,6 +416,18 @@ def _output(row: sqlite3.Row) -> Output:
 
 def _trigger(row: sqlite3.Row) -> Trigger:
     return Trigger(**{**dict(row), "config": json.loads(row["config"])})
+
+
+def _schedule(row: sqlite3.Row) -> Schedule:
+    return Schedule(**{**dict(row), "metadata": json.loads(row["metadata"]), "enabled": bool(row["enabled"])})
+
+
+def _schedule_row(schedule: Schedule) -> tuple[object, ...]:
+    return (
+        schedule.id, schedule.tenant_id, schedule.namespace, schedule.sequence_id, schedule.cron_expr,
+        schedule.timezone, int(schedule.enabled), json.dumps(schedule.metadata), schedule.last_triggered_at,
+        schedule.next_fire_at, schedule.created_at, schedule.updated_at,
+    )  # fmt: skip
 
 
 def _credential(row: sqlite3.Row) -> Credential:

@@ -1,7 +1,8 @@
 """Fills in the parameters of a step: `{{context.data.x}}`, `{{outputs.step.field|default}}`, `credentials://id/field`.
 
 The engine's rules: a text that is one single placeholder becomes the value itself, otherwise values are written into
-the text; a path that leads nowhere is null, or the default behind `|`; an unknown root fails the step.
+the text; a path that leads nowhere is null, or the default behind `|`; an unknown root fails the step. A reference to a
+credential is the whole text, never a part of one, and a credential that is JSON becomes what the JSON says.
 Each authored text is gone through once, so that neither a placeholder nor a reference inside of caller data, an
 output or a secret is ever followed.
 """
@@ -14,9 +15,8 @@ from typing import Any
 
 from server.providers.runtime.devengine.models import REDACTED, JsonObject
 
-PLACEHOLDER = re.compile(
-    r"\{\{(?P<path>(?:(?!\}\}).)*)\}\}|credentials://(?P<id>[A-Za-z0-9_.-]+)(?:/(?P<field>[A-Za-z0-9_.-]+))?"
-)
+PLACEHOLDER = re.compile(r"\{\{((?:(?!\}\}).)*)\}\}")
+REFERENCE = re.compile(r"credentials://(?P<id>[A-Za-z0-9_.-]+)(?:/(?P<field>[A-Za-z0-9_.-]+))?")
 SHORTEST_SCRUBBED = 4
 
 
@@ -54,34 +54,37 @@ class Scope:
         return [self.scrub(item) for item in value] if isinstance(value, list) else value
 
     def _fill_text(self, text: str) -> Any:
+        if self.secret is not None and (reference := REFERENCE.fullmatch(text)):
+            return self._reveal(self.secret(reference["id"], reference["field"]))
         whole = PLACEHOLDER.fullmatch(text)
         if whole:
-            return self._value(whole)
-        return PLACEHOLDER.sub(lambda match: _as_text(self._value(match)), text)
+            return self._follow(whole[1])
+        return PLACEHOLDER.sub(lambda match: _as_text(self._follow(match[1])), text)
 
-    def _value(self, match: re.Match[str]) -> Any:
-        if match["path"] is not None:
-            return self._follow(match["path"])
-        if self.secret is None:
-            return match[0]
-        secret = self.secret(match["id"], match["field"])
-        if len(secret) >= SHORTEST_SCRUBBED:
-            self.used.update({secret, json.dumps(secret)[1:-1]})
-        return secret
+    def _reveal(self, secret: str) -> Any:
+        try:
+            value = json.loads(secret)
+        except ValueError:
+            value = secret
+        for text in (secret, value):
+            if isinstance(text, str) and len(text) >= SHORTEST_SCRUBBED:
+                self.used.update({text, json.dumps(text)[1:-1]})
+        return value
 
     def _follow(self, expression: str) -> Any:
         path, bar, default = (part.strip() for part in expression.partition("|"))
         root, *steps = path.split(".")
         if root == "outputs":
-            found = _walk(self.outputs, steps)
+            found = walk(self.outputs, steps)
         elif root == "context" and steps and steps[0] in ("data", "config"):
-            found = _walk(self.context, steps)
+            found = walk(self.context, steps)
         else:
             raise TemplateError(f"unknown template root: {path}")
         return default if found is None and bar else found
 
 
-def _walk(value: Any, steps: list[str]) -> Any:
+def walk(value: Any, steps: list[str]) -> Any:
+    """What is found at the end of a path; None where it leads nowhere."""
     for step in steps:
         if isinstance(value, dict):
             value = value.get(step)

@@ -3,8 +3,10 @@
 from starlette.routing import Route
 
 from server.providers.runtime.devengine.routes import (
+    approvals,
     artifacts,
     credentials,
+    cron,
     instances,
     missing,
     sequences,
@@ -23,6 +25,8 @@ ROUTES: list[Route] = [
     *triggers.ROUTES,
     *webhooks.ROUTES,
     *credentials.ROUTES,
+    *approvals.ROUTES,
+    *cron.ROUTES,
     *artifacts.ROUTES,
     *missing.ROUTES,
 ]

@@ -9,12 +9,13 @@ from starlette.routing import Route
 from server.providers.runtime.devengine import bodies, tenants
 from server.providers.runtime.devengine.engine import Engine, context_of
 from server.providers.runtime.devengine.errors import InvalidArgument, NotFound, NotImplementedHere, missing, mistyped
-from server.providers.runtime.devengine.models import Instance, JsonObject, State
+from server.providers.runtime.devengine.models import ACTIVE, Instance, JsonObject, State
+from server.providers.runtime.devengine.runner import INPUT
 from server.providers.runtime.devengine.store import Taken
 
 # What the real engine would do and this one does not. Falsy values ask for nothing.
 UNSUPPORTED = ("concurrency_key", "max_concurrency", "dry_run", "budget")
-OTHER_STATES = {"waiting", "paused"}
+OTHER_STATES = {"paused"}
 
 
 async def create(request: Request) -> Response:
@@ -92,17 +93,20 @@ async def outputs(request: Request) -> Response:
 
 
 async def signal(request: Request) -> Response:
-    """Cancels an instance; the other signals of the real engine are not known here."""
+    """Cancels an instance, or gives a step the input that it waits for. Other signals are not known here."""
     engine: Engine = request.app.state.engine
     body = await bodies.read_object(request)
     instance = accessible(request)
     kind = body.get("signal_type")
     if kind is None:
         raise missing("signal_type")
-    if kind != "cancel":
-        raise NotImplementedHere(f"signal {kind!r}; only 'cancel' is")
-    if not engine.runner.cancel(instance.id):
+    name = kind.get("custom") if isinstance(kind, dict) else None
+    if kind != "cancel" and not (isinstance(name, str) and name.startswith(INPUT)):
+        raise NotImplementedHere(f"signal {kind!r}; only 'cancel' and {{'custom': '{INPUT}<block>'}} are")
+    if instance.state not in ACTIVE or (kind == "cancel" and not engine.runner.cancel(instance.id)):
         raise InvalidArgument(f"cannot send signal to instance {instance.id}: target is in a terminal state")
+    if isinstance(name, str):
+        engine.runner.signal(instance.id, name, body.get("payload"))
     return JSONResponse({"signal_id": str(uuid.uuid4())}, 201)
 
 
