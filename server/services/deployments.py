@@ -78,7 +78,9 @@ class DeploymentsService:
         wake: Callable[[], None],
         clock: Clock,
         new_id: NewId,
+        patience: float = PATIENCE_S,
     ) -> None:
+        self._patience = patience
         self._database = database
         self._plans = plans
         self._catalog = catalog
@@ -110,7 +112,7 @@ class DeploymentsService:
     async def create(
         self, *, caller: Caller, wanted: NewDeployment, keep: Keep[Deployment], retract: Retract
     ) -> Deployment:
-        """Notes what is wanted, and answers when it runs, or after PATIENCE_S with what has become of it by then.
+        """Notes what is wanted, and answers when it runs, or after a while with what has become of it by then.
 
         Where it fails in this time, its error is raised, and the deployment is gone.
         """
@@ -122,7 +124,7 @@ class DeploymentsService:
             await tx.commit()
         self._wake()
         try:
-            after = await self._settled(made, PATIENCE_S)
+            after = await self._settled(made, self._patience)
         except RateLimited:
             return made
         if after is not None and after.phase is Phase.PROVISIONING:

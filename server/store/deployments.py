@@ -51,7 +51,7 @@ class Deployments:
     async def get(self, org_id: str, deployment_id: str, *, lock: bool = False) -> Deployment | None:
         """One deployment of the organization that is not deleted. `lock`: nobody else changes it meanwhile."""
         query = _shown().where(col(DeploymentRow.org_id) == org_id, col(DeploymentRow.id) == deployment_id)
-        query = query.with_for_update(of=DeploymentRow) if lock else query  # type: ignore[arg-type]
+        query = query.with_for_update(of=DeploymentRow) if lock else query
         found = (await self._session.exec(query)).first()
         return None if found is None else _deployment(*found)
 
