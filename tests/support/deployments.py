@@ -165,6 +165,15 @@ class DeploymentWorld:
     instance_id: str
     parts: Parts
 
+    async def anew(self) -> None:
+        """Forgets all deployments, and begins with another organization: that costs less than another world."""
+        for table in ("deployments", "policies", "events"):
+            await self.execute(f"DELETE FROM {table}")
+        self.faults.at, self.faults.calls = {}, []
+        self.owner = Member(org_id=f"org_{uuid4().hex}", user_id="u", role=Role.OWNER)
+        self.instance_id = new_id("inst")
+        await _populate(self)
+
     async def ask(self, **changes: Any) -> Deployment:
         """Asks for a deployment, which then waits for a job."""
         wanted = {"template_id": "tmpl_all", "name": None, "config": {"url": "https://example.com"}}
@@ -200,6 +209,10 @@ class DeploymentWorld:
     async def rows(self, query: str) -> list[Any]:
         async with self.database.engine.begin() as connection:
             return list((await connection.execute(text(query))).all())
+
+    async def execute(self, query: str, **values: Any) -> None:
+        async with self.database.engine.begin() as connection:
+            await connection.execute(text(query), values)
 
     async def find(self, deployment_id: str) -> Deployment | None:
         async with self.database.read() as tx:
@@ -312,6 +325,5 @@ async def add_instance(world: DeploymentWorld, instance_id: str, name: str, phas
     async with world.database.write() as tx:
         await tx.instances.add(instance, keys, due_at=now, deadline_at=now)
         await tx.commit()
-    query = text("UPDATE instances SET host = :host, port = :port, due_at = NULL WHERE id = :id")
-    async with world.database.engine.begin() as connection:
-        await connection.execute(query, {"host": url.host, "port": url.port, "id": instance_id})
+    query = "UPDATE instances SET host = :host, port = :port, due_at = NULL WHERE id = :id"
+    await world.execute(query, host=url.host, port=url.port, id=instance_id)

@@ -83,18 +83,19 @@ async def test_all_steps_are_done_in_order_and_once(world: DeploymentWorld) -> N
 
 
 @pytest.mark.parametrize("fault", [killed_before, killed_after])
-@pytest.mark.parametrize("step", STEPS)
 async def test_a_killed_process_leaves_it_to_the_next_which_makes_nothing_twice(
-    world: DeploymentWorld, step: int, fault: Fault
+    world: DeploymentWorld, fault: Fault
 ) -> None:
-    made = await world.ask()
-    world.faults.at = {step: fault}
-    with pytest.raises(Killed):
-        await world.work()
-    assert (await world.find(made.id) or made).status is Status.PROVISIONING
-    await world.restart()
-    await world.work_off()
-    await check_running(world, made.id)
+    for step in STEPS:
+        await world.anew()
+        made = await world.ask()
+        world.faults.at = {step: fault}
+        with pytest.raises(Killed):
+            await world.work()
+        assert (await world.find(made.id) or made).status is Status.PROVISIONING
+        await world.restart()
+        await world.work_off()
+        await check_running(world, made.id)
 
 
 @pytest.mark.parametrize("kills", [1, 2])
@@ -125,56 +126,58 @@ async def test_a_process_that_dies_at_every_single_call_comes_to_the_end(world: 
 
 
 @pytest.mark.parametrize("sent", [False, True])
-@pytest.mark.parametrize("step", STEPS)
-async def test_an_engine_that_refuses_any_step_is_left_as_it_was(
-    world: DeploymentWorld, step: int, sent: bool
-) -> None:
-    made = await world.ask()
-    world.faults.at = {step: refused(400, "invalid argument: not with me", sent=sent)}
-    await world.work_off()
-    await check_gone(world, made.id)
-    found = await world.find(made.id)
-    assert found is not None
-    assert found.failure().reason == "ENGINE_ERROR"
-    assert found.failure().metadata == {"engine_status": "400"}
-    assert "invalid argument: not with me" in str(found.error)
+async def test_an_engine_that_refuses_any_step_is_left_as_it_was(world: DeploymentWorld, sent: bool) -> None:
+    for step in STEPS:
+        await world.anew()
+        made = await world.ask()
+        world.faults.at = {step: refused(400, "invalid argument: not with me", sent=sent)}
+        await world.work_off()
+        await check_gone(world, made.id)
+        found = await world.find(made.id)
+        assert found is not None
+        assert found.failure().reason == "ENGINE_ERROR"
+        assert found.failure().metadata == {"engine_status": "400"}
+        assert "invalid argument: not with me" in str(found.error)
 
 
 @pytest.mark.parametrize("fault", [unsent, answer_lost])
-@pytest.mark.parametrize("step", STEPS)
 async def test_an_engine_that_is_away_from_any_step_on_is_left_as_it_was_when_it_is_back(
-    world: DeploymentWorld, step: int, fault: Fault
+    world: DeploymentWorld, fault: Fault
 ) -> None:
-    made = await world.ask()
-    # Three tries, and the first of what undoes them. A try for what may be there already takes two calls.
-    world.faults.at = dict.fromkeys(range(step, step + 7), fault)
-    await world.work_off()
-    await check_gone(world, made.id)
-    found = await world.find(made.id)
-    assert found is not None
-    assert found.failure().reason == "ENGINE_UNREACHABLE"
+    for step in STEPS:
+        await world.anew()
+        made = await world.ask()
+        # Three tries, and the first of what undoes them. A try for what may be there already takes two calls.
+        world.faults.at = dict.fromkeys(range(step, step + 7), fault)
+        await world.work_off()
+        await check_gone(world, made.id)
+        found = await world.find(made.id)
+        assert found is not None
+        assert found.failure().reason == "ENGINE_UNREACHABLE"
 
 
 @pytest.mark.parametrize("fault", [unsent, answer_lost, refused(503, "unavailable: soon"), refused(500, "", sent=True)])
-@pytest.mark.parametrize("step", STEPS)
-async def test_a_fault_that_passes_is_tried_again(world: DeploymentWorld, step: int, fault: Fault) -> None:
-    made = await world.ask()
-    world.faults.at = {step: fault}
-    await world.work_off()
-    await check_running(world, made.id)
+async def test_a_fault_that_passes_is_tried_again(world: DeploymentWorld, fault: Fault) -> None:
+    for step in STEPS:
+        await world.anew()
+        made = await world.ask()
+        world.faults.at = {step: fault}
+        await world.work_off()
+        await check_running(world, made.id)
 
 
-@pytest.mark.parametrize("step", STEPS)
-async def test_what_undoes_a_deployment_goes_on_after_a_kill(world: DeploymentWorld, step: int) -> None:
-    made = await world.ask()
-    world.faults.at = {5: refused(422, "unprocessable entity: no"), 6 + step: killed_after}
-    await world.work()
-    assert (await world.find(made.id) or made).status is Status.FAILED
-    with suppress(Killed):
+async def test_what_undoes_a_deployment_goes_on_after_a_kill(world: DeploymentWorld) -> None:
+    for step in STEPS:
+        await world.anew()
+        made = await world.ask()
+        world.faults.at = {5: refused(422, "unprocessable entity: no"), 6 + step: killed_after}
         await world.work()
-    await world.restart()
-    await world.work_off()
-    await check_gone(world, made.id)
+        assert (await world.find(made.id) or made).status is Status.FAILED
+        with suppress(Killed):
+            await world.work()
+        await world.restart()
+        await world.work_off()
+        await check_gone(world, made.id)
 
 
 async def test_what_another_one_has_made_of_that_name_is_no_success(world: DeploymentWorld) -> None:
