@@ -2,17 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from referencing import Registry
-
-from server.domain.templates import Template
-from server.errors import FieldViolation, InvalidArgument
-from server.providers.templates.reading import read_folder
+from server.domain.plans import Plans
+from server.domain.templates import Template, defaults
+from server.errors import InvalidArgument
+from server.providers.templates import schemas
+from server.providers.templates.reading import FILE, TemplateInvalid, read_folder
 
 BUILT_IN = Path(__file__).parents[2] / "templates"
+MAX_TEMPLATES = 1000
 
 
 class Catalog:
@@ -22,9 +21,26 @@ class Catalog:
         self._by_id = {template.id: template for template in templates}
 
     @classmethod
-    def load(cls, folders: Sequence[Path]) -> Self:
-        """Reads every `<name>/template.json` of the folders, in their order. Raises TemplateInvalid."""
-        return cls([template for folder in folders for template in read_folder(folder)])
+    def load(cls, folders: Sequence[Path], plans: Plans | None = None) -> Self:
+        """Reads every `<name>/template.json` of the folders, in their order. Raises TemplateInvalid.
+
+        With `plans`, each template must belong to one of them.
+        """
+        taken: dict[str, Path] = {}
+        templates: list[Template] = []
+        for folder in folders:
+            for template in read_folder(folder):
+                file = folder / template.name / FILE
+                for name in (template.id, template.name):
+                    if name in taken:
+                        raise TemplateInvalid(file, f"{name!r} is taken by {taken[name]}")
+                    taken[name] = file
+                if plans is not None and template.plan not in plans:
+                    raise TemplateInvalid(file, f"there is no plan {template.plan!r}")
+                templates.append(template)
+        if len(templates) > MAX_TEMPLATES:
+            raise TemplateInvalid(folders[-1], f"there are more than {MAX_TEMPLATES} templates")
+        return cls(templates)
 
     def get(self, template_id: str) -> Template | None:
         """The template of that id."""
@@ -36,15 +52,7 @@ class Catalog:
 
     def check_config(self, template: Template, config: Mapping[str, object]) -> Mapping[str, object]:
         """The config with its defaults filled in. Raises InvalidArgument, which names fields such as `config.url`."""
-        properties: Mapping[str, Any] = template.config.get("properties") or {}  # type: ignore[assignment]
-        defaults = {name: field["default"] for name, field in properties.items() if "default" in field}
-        whole = {**defaults, **config}
-        validator = Draft202012Validator(dict(template.config), registry=Registry())
-        violations = [violation for error in validator.iter_errors(whole) for violation in _violations(error)]
-        if violations:
-            raise InvalidArgument(violations)
+        whole = {**defaults(template), **config}
+        if broken := schemas.violations(template.config, whole):
+            raise InvalidArgument(broken)
         return whole
-
-
-def _violations(error: ValidationError) -> list[FieldViolation]:
-    return [FieldViolation(field=error.json_path.replace("$", "config", 1), description=error.message)]
