@@ -28,7 +28,8 @@ def grpc_stub_cls() -> type:
 
 
 @pytest.fixture(scope="module")
-def runtime(tmp_path_factory: pytest.TempPathFactory) -> LocalRuntime:
+def runtime(tmp_path_factory: pytest.TempPathFactory, database_kind: str) -> LocalRuntime:
+    """One for each server, which closes it when it ends."""
     return LocalRuntime(data_dir=tmp_path_factory.mktemp("engines"), path="")
 
 
