@@ -29,7 +29,7 @@ from server.providers.engine.management import EngineManagement
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
 from server.providers.sessions.supabase import SupabaseSessions
-from server.providers.templates.catalog import BUILT_IN, Catalog
+from server.providers.templates.catalog import Catalog
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
@@ -43,6 +43,7 @@ from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
+from server.rpc.templates import TemplatesServicer
 from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
@@ -57,6 +58,7 @@ from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
 from server.services.settling import Settling
 from server.services.system import SystemService
+from server.services.templates import TemplatesService
 from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
@@ -67,6 +69,7 @@ from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import opened
+from server.templating import read_catalog
 from server.workers.announce import announce_changes, hear_others, report_proxies
 from server.workers.deploy import Deployer
 from server.workers.deployment_job import Parts
@@ -182,6 +185,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
     Raises StartFailed.
     """
     plans = settings.plans()
+    catalog = read_catalog(settings.template_dirs, plans)
     async with (
         opened(settings.otlp_endpoint, "server", settings.trace_sample) as tracing,
         open_database(settings) as database,
@@ -189,7 +193,8 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         Issuers(GuardedClient(allow_loopback=settings.calls_loopback), discovery=settings.dev_discovery) as issuers,
     ):
         observers = Observers(ServerMetrics(), tracing)
-        app = _build(settings, plans, runtime, database, Outside(http=http, issuers=issuers), observers)
+        outside = Outside(http=http, issuers=issuers)
+        app = _build(settings, plans, catalog, runtime, database, outside, observers)
         probes = app.operations.probes(stopping or Stopping())
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
@@ -223,6 +228,7 @@ def _work(app: App) -> list[Coroutine[Any, Any, None]]:
 def _build(
     settings: ServerSettings,
     plans: Plans,
+    catalog: Catalog,
     runtime: Runtime,
     database: Database,
     outside: "Outside",
@@ -236,24 +242,8 @@ def _build(
     deployer = _deployer(work, outside, waiters)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
-    instances = InstancesService(
-        **shared,
-        plans=plans,
-        engines=EngineClient(outside.http),
-        settling=settling,
-        wake=reconciler.wake,
-        deadlines=settings.deadlines,
-    )
-    deployments = DeploymentsService(
-        database=database,
-        plans=plans,
-        catalog=Catalog.load([BUILT_IN]),
-        instances=instances,
-        waiters=waiters,
-        wake=deployer.wake,
-        clock=utc_now,
-        new_id=new_id,
-    )
+    instances = _instances(settings, plans, shared, outside, reconciler, settling)
+    deployments = _deployments(plans, catalog, shared, instances, waiters, deployer)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
@@ -264,6 +254,7 @@ def _build(
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
         deployments=DeploymentsServicer(deployments, settings.public_url),
+        templates=TemplatesServicer(TemplatesService(catalog)),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
@@ -284,6 +275,24 @@ def _build(
     )
 
 
+def _instances(
+    settings: ServerSettings,
+    plans: Plans,
+    shared: dict[str, Any],
+    outside: "Outside",
+    reconciler: Reconciler,
+    settling: Settling,
+) -> InstancesService:
+    return InstancesService(
+        **shared,
+        plans=plans,
+        engines=EngineClient(outside.http),
+        settling=settling,
+        wake=reconciler.wake,
+        deadlines=settings.deadlines,
+    )
+
+
 def _reconciler(
     settings: ServerSettings, work: dict[str, Any], runtime: Runtime, observers: Observers, settling: Settling
 ) -> Reconciler:
@@ -295,6 +304,26 @@ def _reconciler(
         changed=settling.changed,
         deadlines=settings.deadlines,
         restarts=RestartPolicy(),
+    )
+
+
+def _deployments(
+    plans: Plans,
+    catalog: Catalog,
+    shared: dict[str, Any],
+    instances: InstancesService,
+    waiters: Waiters,
+    deployer: Deployer,
+) -> DeploymentsService:
+    return DeploymentsService(
+        database=shared["database"],
+        plans=plans,
+        catalog=catalog,
+        instances=instances,
+        waiters=waiters,
+        wake=deployer.wake,
+        clock=shared["clock"],
+        new_id=shared["new_id"],
     )
 
 

@@ -129,6 +129,26 @@ def migrate(
 
 
 @app.command()
+def templates(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A folder of templates, each a folder with a template.json. Left out: the package's."),
+    ] = None,
+) -> None:
+    """Check templates as the server does when it starts, and list them. The first that is broken: exit code 2.
+
+    1. Write my-templates/my-template/template.json. The README says how, and the package's own are examples.
+
+    2. orch8-cloud templates my-templates
+
+    3. Start the server with ORCH8_TEMPLATE_DIRS='["my-templates"]'
+    """
+    from server.templating import list_templates
+
+    typer.echo(list_templates(folder))
+
+
+@app.command()
 def settings() -> None:
     """List every setting of every part, as a Markdown table."""
     from rest_bridge.settings import EdgeSettings, ProxySettings

@@ -143,6 +143,9 @@ class ServerSettings(FlySettings):
     org_claim: str = Field("app_metadata.org_id", min_length=1, description="Claim path of the organization's id.")
     role_claim: str = Field("app_metadata.org_role", min_length=1, description="Claim path of the member's role.")
     plans_file: Path | None = Field(None, description="The plans, in TOML. Unset: those of the package.")
+    template_dirs: tuple[Path, ...] = Field(
+        (), description="Folders with further templates, as JSON; each template is a folder with a template.json."
+    )
     default_plan: str = Field("free", description="The plan of new organizations.")
     traffic_limits: bool = Field(
         True, description="Whether the plans' rates of requests and numbers of streams are enforced."

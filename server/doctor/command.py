@@ -67,6 +67,7 @@ async def _server(settings: ServerSettings) -> list[Finding]:
             *configuration.secrets(settings),
             configuration.dataplane_token(token),
             configuration.plans(settings),
+            configuration.templates(settings),
             *await network.database(settings),
             *await network.sessions(settings, http),
             *await network.fly(settings, http),

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from rest_bridge.settings import EdgeSettings
-from server.configuration import SettingsError, SharedSettings
+from server.configuration import SettingsError, SharedSettings, StartFailed
 from server.doctor.findings import Finding, bad, doubtful, good
 from server.domain.urls import is_loopback_name
 from server.settings import ServerSettings
+from server.templating import read_catalog
 
 # Of random bytes or letters. Words and repetitions have fewer.
 FEWEST_BYTES = 20
@@ -71,6 +72,15 @@ def plans(settings: ServerSettings) -> Finding:
     except SettingsError as error:
         return bad("plans", str(error), "Correct the file; server/plans.toml shows the form")
     return good("plans", f"{source}, default {settings.default_plan}")
+
+
+def templates(settings: ServerSettings) -> Finding:
+    """Whether the templates can be read, of the package and of the operator."""
+    try:
+        found = read_catalog(settings.template_dirs, settings.plans())
+    except StartFailed as error:
+        return bad("templates", str(error), "Correct the file; the README says how a template is written")
+    return good("templates", f"{len(found.all())} can be deployed")
 
 
 def exposure(edge: EdgeSettings) -> Iterator[Finding]:

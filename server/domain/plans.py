@@ -81,6 +81,10 @@ class Plans:
     def __contains__(self, name: object) -> bool:
         return name in self._plans
 
+    def deploys(self, template_plan: str) -> bool:
+        """Whether any plan may deploy templates of that one."""
+        return any(template_plan in plan.templates for plan in self._plans.values())
+
 
 def _plan(name: str, table: object) -> Plan:
     if not isinstance(table, dict):

@@ -83,12 +83,12 @@ def check(sequence: Mapping[str, Any]) -> None:
     for name in ("namespace", "name"):
         if not isinstance(sequence[name], str) or not 1 <= len(sequence[name]) <= MAX_NAME:
             raise SequenceInvalid(f"{name!r} must be a text of 1 to {MAX_NAME} characters")
+    if sequence["blocks"] == []:
+        raise SequenceInvalid("'blocks' must not be empty")
     _check_ids([block["id"] for block in islice(blocks(sequence), MAX_BLOCKS + 1)])
 
 
 def _check_ids(ids: list[str]) -> None:
-    if not ids:
-        raise SequenceInvalid("'blocks' must not be empty")
     if len(ids) > MAX_BLOCKS:
         raise SequenceInvalid(f"there are more than {MAX_BLOCKS} blocks")
     if twice := [block_id for block_id, times in Counter(ids).items() if times > 1]:

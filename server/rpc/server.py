@@ -25,6 +25,8 @@ from orch8cloud.v1 import (
     policies_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
+    templates_pb2,
+    templates_pb2_grpc,
 )
 
 from server.domain.addresses import Address
@@ -43,6 +45,7 @@ from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
 from server.rpc.system import SystemServicer
+from server.rpc.templates import TemplatesServicer
 from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
@@ -55,6 +58,7 @@ PUBLIC: tuple[FileDescriptor, ...] = tuple(
         deployments_pb2,
         decisions_pb2,
         system_pb2,
+        templates_pb2,
     )
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -83,6 +87,7 @@ class Servicers:
     deployments: DeploymentsServicer
     decisions: DecisionsServicer
     system: SystemServicer
+    templates: TemplatesServicer
     dataplane: DataPlaneServicer
 
 
@@ -114,6 +119,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     deployments_pb2_grpc.add_DeploymentsServiceServicer_to_server(servicers.deployments, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
+    templates_pb2_grpc.add_TemplatesServiceServicer_to_server(servicers.templates, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 
 

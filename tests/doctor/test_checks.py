@@ -56,6 +56,7 @@ async def test_a_good_configuration_fails_nothing(environment: Put) -> None:
         ({"PUBLIC_URL": "http://localhost:8080"}, "server", "public address", State.WARNING, "development only"),
         ({"PLANS_FILE": "/nowhere/plans.toml"}, "server", "plans", State.FAILED, "/nowhere/plans.toml"),
         ({"DEFAULT_PLAN": "golden"}, "server", "plans", State.FAILED, "golden"),
+        ({"TEMPLATE_DIRS": '["/nowhere/templates"]'}, "server", "templates", State.FAILED, "/nowhere/templates"),
         ({"ENGINE_BIN": "/nowhere/engine"}, "server", "engine", State.FAILED, "ORCH8_ENGINE_BIN"),
         ({"EDGE_ADMIN_ADDR": "0.0.0.0:0"}, "edge", "administration", State.FAILED, "127.0.0.1:9901"),
         ({"TLS_CERT_FILE": "/nowhere/c.pem"}, "edge", "certificate", State.FAILED, "ORCH8_TLS_CERT_FILE"),

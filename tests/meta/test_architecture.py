@@ -67,6 +67,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     ),
     "server.doctor": ("server", "rest_bridge"),
     "server.migrating": ("server.store", "server.configuration"),
+    "server.templating": ("server.providers.templates", "server.domain", "server.configuration"),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),
     "rest_bridge": (
@@ -104,6 +105,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "prometheus_client": ("server.telemetry", "rest_bridge.proxy.metrics"),
     "opentelemetry": ("server.telemetry.tracing",),
     "typer": ("server.cli",),
+    "jsonschema": ("server.providers.templates.schemas",),
 }
 # Who may look at the environment: the settings, and what hands it on to child processes.
 ENVIRONMENT = (

@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
+from server.providers.templates.catalog import BUILT_IN, Catalog
 from tests.meta.source import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -39,3 +41,15 @@ def test_every_make_target_that_it_names_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"`make ([a-z]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_template_that_it_shows_is_good(tmp_path: Path) -> None:
+    text = README.split("## Templates", 1)[1].split("```json\n", 1)[1].split("```", 1)[0]
+    (tmp_path / "order-alert").mkdir()
+    (tmp_path / "order-alert" / "template.json").write_text(text)
+    assert [template.id for template in Catalog.load([tmp_path]).all()] == ["tmpl_order_alert"]
+
+
+def test_it_names_every_template() -> None:
+    section = README.split("## Templates", 1)[1].split("\n## ", 1)[0]
+    assert [template.name for template in Catalog.load([BUILT_IN]).all() if f"`{template.name}`" not in section] == []

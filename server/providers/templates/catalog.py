@@ -24,7 +24,8 @@ class Catalog:
     def load(cls, folders: Sequence[Path], plans: Plans | None = None) -> Self:
         """Reads every `<name>/template.json` of the folders, in their order. Raises TemplateInvalid.
 
-        With `plans`, each template must belong to one of them.
+        With `plans`, a template that none of them may deploy is refused; where it is one of the package, whose plans an
+        operator need not have, it is left out.
         """
         taken: dict[str, Path] = {}
         templates: list[Template] = []
@@ -35,9 +36,10 @@ class Catalog:
                     if name in taken:
                         raise TemplateInvalid(file, f"{name!r} is taken by {taken[name]}")
                     taken[name] = file
-                if plans is not None and template.plan not in plans:
-                    raise TemplateInvalid(file, f"there is no plan {template.plan!r}")
-                templates.append(template)
+                if plans is None or plans.deploys(template.plan):
+                    templates.append(template)
+                elif folder != BUILT_IN:
+                    raise TemplateInvalid(file, f"no plan may deploy templates of the plan {template.plan!r}")
         if len(templates) > MAX_TEMPLATES:
             raise TemplateInvalid(folders[-1], f"there are more than {MAX_TEMPLATES} templates")
         return cls(templates)
