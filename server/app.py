@@ -25,6 +25,7 @@ from server.identity.egress import GuardedClient
 from server.identity.issuers import Issuers
 from server.operations import Observers, Operations
 from server.providers.engine.client import EngineClient
+from server.providers.engine.management import EngineManagement
 from server.providers.runtime.base import Runtime
 from server.providers.sessions.cookies import default_name
 from server.providers.sessions.supabase import SupabaseSessions
@@ -32,6 +33,7 @@ from server.providers.templates.catalog import Catalog
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
+from server.rpc.deployments import DeploymentsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
@@ -46,6 +48,7 @@ from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
+from server.services.deployments import DeploymentsService
 from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
@@ -68,6 +71,8 @@ from server.telemetry.stopping import Stopping
 from server.telemetry.tracing import opened
 from server.templating import read_catalog
 from server.workers.announce import announce_changes, hear_others, report_proxies
+from server.workers.deploy import Deployer
+from server.workers.deployment_job import Parts
 from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
 from server.workers.orphans import OrphanSweeper
@@ -88,6 +93,7 @@ class App:
     health: health.aio.HealthServicer
     propagation: Propagation
     reconciler: Reconciler
+    deployer: Deployer
     orphans: OrphanSweeper
     settling: Settling
     waiters: Waiters
@@ -140,7 +146,10 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     await _migrate(settings.store_url, limits)
     async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
         async with database.write() as tx:
-            await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
+            now = await tx.now(utc_now())
+            await tx.instances.wake_all(now, alone=not database.is_shared)
+            if not database.is_shared:
+                await tx.deployments.wake_all(now)
             await tx.commit()
         yield database
 
@@ -205,6 +214,7 @@ def _work(app: App) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
         app.reconciler.run(),
+        app.deployer.run(),
         app.orphans.run(),
         keep_house(app.database, utc_now),
         announce_changes(app.propagation),
@@ -229,9 +239,11 @@ def _build(
     settling = Settling(database, waiters)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
     reconciler = _reconciler(settings, work, runtime, observers, settling)
+    deployer = _deployer(work, outside, waiters)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
     instances = _instances(settings, plans, shared, outside, reconciler, settling)
+    deployments = _deployments(plans, catalog, shared, instances, waiters, deployer)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
@@ -241,6 +253,7 @@ def _build(
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
+        deployments=DeploymentsServicer(deployments, settings.public_url),
         templates=TemplatesServicer(TemplatesService(catalog)),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
@@ -253,6 +266,7 @@ def _build(
         health=alive,
         propagation=propagation,
         reconciler=reconciler,
+        deployer=deployer,
         orphans=_orphans(settings, runtime, database, observers),
         settling=settling,
         waiters=waiters,
@@ -285,7 +299,7 @@ def _reconciler(
     return Reconciler(
         **work,
         runtime=runtime,
-        owner=f"{socket.gethostname()}-{os.getpid()}-{new_id('r')}",
+        owner=_owner("r"),
         step_ended=observers.step_ended,
         changed=settling.changed,
         deadlines=settings.deadlines,
@@ -296,6 +310,36 @@ def _reconciler(
 def _orphans(settings: ServerSettings, runtime: Runtime, database: Database, observers: Observers) -> OrphanSweeper:
     remove = settings.orphans == "remove"
     return OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=remove, swept=observers.swept)
+
+
+def _deployments(
+    plans: Plans,
+    catalog: Catalog,
+    shared: dict[str, Any],
+    instances: InstancesService,
+    waiters: Waiters,
+    deployer: Deployer,
+) -> DeploymentsService:
+    return DeploymentsService(
+        database=shared["database"],
+        plans=plans,
+        catalog=catalog,
+        instances=instances,
+        waiters=waiters,
+        wake=deployer.wake,
+        clock=shared["clock"],
+        new_id=shared["new_id"],
+    )
+
+
+def _deployer(work: dict[str, Any], outside: "Outside", waiters: Waiters) -> Deployer:
+    engines = EngineManagement(outside.http)
+    return Deployer(Parts(**work, engines=engines, owner=_owner("d"), changed=waiters.wake))
+
+
+def _owner(worker: str) -> str:
+    """Names a worker of this process in leases."""
+    return f"{socket.gethostname()}-{os.getpid()}-{new_id(worker)}"
 
 
 def _organizations(settings: ServerSettings, plans: Plans, database: Database) -> OrganizationsService:

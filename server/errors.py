@@ -11,16 +11,19 @@ CloudError
 │   ├── KeyExpired
 │   └── TokenInvalid
 ├── PlanLimitReached           the plan's running instances are used up
+├── PlanTooLow                 the plan does not include the template
 ├── PermissionDenied           a good credential without this permission
 │   └── RoleRequired
 ├── NotFound                   no such thing in the caller's organization
 ├── NameTaken
 ├── StateConflict              not in this state
+├── InstanceInUse              other deployments run on the instance that would be destroyed
 ├── VersionMismatch            not the version that If-Match names
 ├── IdempotencyMismatch        the Idempotency-Key stands for another request
 ├── IdempotencyInProgress      the first call with this Idempotency-Key has not ended
 ├── RateLimited                too many at once, or in a while
 ├── EngineError                the engine answered with an error, or not at all
+├── EngineUnreachable          the engine of a deployment did not answer
 └── Unavailable                a part of the service cannot work now
     ├── ChangeUnconfirmed      stored, but a proxy may still serve the old state for a while
     └── DatabaseUnavailable    the database does not answer, or cannot do it now
@@ -70,11 +73,14 @@ class PolicyInvalid(InvalidArgument):
 
 
 class NoRunningInstance(CloudError):
-    """The call asks an engine, and the instance is not running."""
+    """The call asks an engine, and the instance is not running; without an id, the organization has none that is."""
 
     reason = "NO_RUNNING_INSTANCE"
 
-    def __init__(self, instance_id: str, status: str) -> None:
+    def __init__(self, instance_id: str | None = None, status: str = "") -> None:
+        if instance_id is None:
+            super().__init__("The organization has no running instance. Create one, or resume one, first.")
+            return
         hint = {"suspended": "Resume it first.", "provisioning": "Wait until it is running."}.get(
             status, "Create another."
         )
@@ -128,6 +134,18 @@ class PlanLimitReached(CloudError):
         self.limit = limit
 
 
+class PlanTooLow(CloudError):
+    """The organization's plan does not include the template, which is for plans that include `required`."""
+
+    reason = "PLAN_TOO_LOW"
+
+    def __init__(self, plan: str, required: str) -> None:
+        super().__init__(
+            f"The {plan} plan does not include this template; it needs {required}. Choose a larger plan.",
+            {"plan": plan, "required": required},
+        )
+
+
 class PermissionDenied(CloudError):
     """The credential is good and may not do this."""
 
@@ -161,7 +179,7 @@ class NameTaken(CloudError):
     reason = "NAME_TAKEN"
 
     def __init__(self, resource: str, name: str) -> None:
-        super().__init__(f"There is already an {resource} named {name!r}. Choose another name.", {"name": name})
+        super().__init__(f"Another {resource} is named {name!r}. Choose another name.", {"name": name})
 
 
 class StateConflict(CloudError):
@@ -173,6 +191,20 @@ class StateConflict(CloudError):
         super().__init__(
             f"Cannot {action} an instance that is {status}: it must be {allowed}.",
             {"action": action, "status": status, "allowed": allowed},
+        )
+
+
+class InstanceInUse(CloudError):
+    """A delete would destroy the instance on which these other deployments run."""
+
+    reason = "INSTANCE_IN_USE"
+
+    def __init__(self, instance_id: str, names: Sequence[str]) -> None:
+        others = ", ".join(names)
+        super().__init__(
+            f"Deleting this destroys instance {instance_id}, on which these deployments run too: {others}. "
+            "Delete the instance itself to end all of them.",
+            {"instance_id": instance_id, "deployments": others},
         )
 
 
@@ -226,6 +258,18 @@ class EngineError(CloudError):
     """The engine answered with an error, or did not answer."""
 
     reason = "ENGINE_ERROR"
+
+
+class EngineUnreachable(CloudError):
+    """The engine that a deployment needs did not answer."""
+
+    reason = "ENGINE_UNREACHABLE"
+
+    def __init__(self, instance_id: str) -> None:
+        super().__init__(
+            f"The engine of instance {instance_id} does not answer. Nothing was deployed; try again when it does.",
+            {"instance_id": instance_id},
+        )
 
 
 class Unavailable(CloudError):

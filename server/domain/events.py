@@ -23,6 +23,10 @@ class EventKind(StrEnum):
     ENGINE_DOWN = "engine.down"  # it ended by itself
     ENGINE_RESTARTED = "engine.restarted"  # it is ready again
     ENGINE_FAILING = "engine.failing"  # it ended too often, and is started slowly from now on
+    DEPLOYMENT_CREATED = "deployment.created"  # somebody wants it
+    DEPLOYMENT_RUNNING = "deployment.running"  # its webhook lets callers in
+    DEPLOYMENT_FAILED = "deployment.failed"  # its engine could not take it
+    DEPLOYMENT_DELETED = "deployment.deleted"  # by itself, or with its instance
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,6 +15,8 @@ from orch8cloud.v1 import (
     api_keys_pb2_grpc,
     decisions_pb2,
     decisions_pb2_grpc,
+    deployments_pb2,
+    deployments_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
     organization_pb2,
@@ -32,6 +34,7 @@ from server.rpc.access import AccessTable
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
+from server.rpc.deployments import DeploymentsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
@@ -52,6 +55,7 @@ PUBLIC: tuple[FileDescriptor, ...] = tuple(
         api_keys_pb2,
         organization_pb2,
         policies_pb2,
+        deployments_pb2,
         decisions_pb2,
         system_pb2,
         templates_pb2,
@@ -80,6 +84,7 @@ class Servicers:
     api_keys: ApiKeysServicer
     organization: OrganizationServicer
     policies: PoliciesServicer
+    deployments: DeploymentsServicer
     decisions: DecisionsServicer
     system: SystemServicer
     templates: TemplatesServicer
@@ -111,6 +116,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     api_keys_pb2_grpc.add_ApiKeysServiceServicer_to_server(servicers.api_keys, server)
     organization_pb2_grpc.add_OrganizationServiceServicer_to_server(servicers.organization, server)
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
+    deployments_pb2_grpc.add_DeploymentsServiceServicer_to_server(servicers.deployments, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     templates_pb2_grpc.add_TemplatesServiceServicer_to_server(servicers.templates, server)

@@ -23,6 +23,7 @@ from server.errors import (
     NoRunningInstance,
     NotFound,
     PlanLimitReached,
+    PlanTooLow,
     RateLimited,
     StateConflict,
 )
@@ -42,7 +43,7 @@ POLL_S = 0.5
 MOST_KEYS = 10_000
 MOST_BYTES = 64 * 1024 * 1024
 KEY = re.compile(r"[\x20-\x7e]{1,255}")
-FINAL = (NotFound, NameTaken, StateConflict, PlanLimitReached, NoRunningInstance)
+FINAL = (NotFound, NameTaken, StateConflict, PlanLimitReached, PlanTooLow, NoRunningInstance)
 
 T_contra = TypeVar("T_contra", contravariant=True)
 
@@ -50,10 +51,18 @@ T_contra = TypeVar("T_contra", contravariant=True)
 class Keep(Protocol[T_contra]):
     """Keeps the answer of a call in the transaction of its work, just before the commit.
 
-    `version` is the change of which the answer speaks, where it must not be given before every proxy knows that.
+    A call may keep another answer later: that one then stands. `version` is the change of which the answer speaks,
+    where it must not be given before every proxy knows that.
     """
 
     async def __call__(self, tx: UnitOfWork, made: T_contra, version: int | None = None) -> None:
+        """Does nothing where the call has no Idempotency-Key."""
+
+
+class Retract(Protocol):
+    """Takes back the answer that a call has kept, in the transaction that takes back its work."""
+
+    async def __call__(self, tx: UnitOfWork) -> None:
         """Does nothing where the call has no Idempotency-Key."""
 
 
@@ -102,6 +111,10 @@ class Idempotency:
         """Keeps the answer with the work. Raises IdempotencyInProgress where somebody else runs the call by now."""
         if not await tx.idempotency.answer(claimed.key, claimed.owner, answer):
             raise IdempotencyInProgress(claimed.key.key)
+
+    async def revise(self, tx: UnitOfWork, claimed: Claimed, answer: StoredAnswer | None) -> None:
+        """Keeps another answer than the one that was kept, or none."""
+        await tx.idempotency.revise(claimed.key, claimed.owner, answer)
 
     async def finish(self, claimed: Claimed, answer: StoredAnswer) -> None:
         """Keeps the answer of a call that changed nothing. Raises as keep()."""

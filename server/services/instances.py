@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from server.domain.access import Caller, KeyHolder, check_reach
+from server.domain.deployments import deployment_event
 from server.domain.events import EventKind, event, happened
 from server.domain.instances import (
     Action,
@@ -131,12 +132,27 @@ class InstancesService:
         async with self._database.write(caller.org_id) as tx:
             instance = await visible(tx, caller, instance_id, lock=True)
             if_match.check("instance", instance.revision)
-            _, version = await self._want(tx, instance, Desired.DELETED, Phase.DELETING)
+            version = await self.end(tx, instance)
             await tx.commit()
+        await self.ended(instance_id, version)
+        return version
+
+    async def end(self, tx: UnitOfWork, instance: Instance) -> int:
+        """Notes that an instance and the deployments on it are not wanted any more. The last thing before a commit.
+
+        Answers with the version from which the proxies know it.
+        """
+        now = self._clock()
+        deployments = await tx.deployments.end_all(instance.id)
+        await tx.events.append([deployment_event(one, EventKind.DEPLOYMENT_DELETED, now) for one in deployments])
+        _, version = await self._want(tx, instance, Desired.DELETED, Phase.DELETING)
+        return version
+
+    async def ended(self, instance_id: str, version: int) -> None:
+        """What follows the commit of end(). Raises ChangeUnconfirmed."""
         self._settling.changed(instance_id)
         self._wake()
         await self._propagation.confirm(version)
-        return version
 
     async def health(self, *, caller: Caller, instance_id: str) -> EngineHealth:
         """What the engine says of itself."""

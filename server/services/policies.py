@@ -52,7 +52,7 @@ class PoliciesService:
                 id=self._new_id("pol"), instance_id=instance_id, fields=fields, created_at=now, updated_at=now
             )
             await tx.policies.save(policy)
-            await _check_size(tx, instance_id)
+            await check_size(tx, instance_id)
             version = await self._changed(tx, instance_id)
             await keep(tx, policy, version)
             await tx.commit()
@@ -69,7 +69,7 @@ class PoliciesService:
             now = self._clock()
             policy = replace(old, fields=self._applied(patch, old), updated_at=now, revision=old.revision + 1)
             await tx.policies.save(policy)
-            await _check_size(tx, instance_id)
+            await check_size(tx, instance_id)
             version = await self._changed(tx, instance_id)
             await tx.commit()
         await self._propagation.confirm(version)
@@ -94,10 +94,13 @@ class PoliciesService:
         return change.version
 
 
-async def _check_size(tx: UnitOfWork, instance_id: str) -> None:
-    """Every proxy keeps all policies of an instance: they are bounded together."""
+async def check_size(tx: UnitOfWork, instance_id: str, *, more: int = 0) -> None:
+    """Every proxy keeps all policies of an instance: they are bounded together, with so many more that will come.
+
+    Raises PolicyInvalid.
+    """
     policies = await tx.policies.of_instance(instance_id)
-    if len(policies) > MAX_POLICIES:
+    if len(policies) + more > MAX_POLICIES:
         what = f"an instance has at most {MAX_POLICIES} policies; delete some first"
         raise PolicyInvalid([FieldViolation(field="instance_id", description=what)])
     if sum(size(policy.fields) for policy in policies) > MAX_BYTES:

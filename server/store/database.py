@@ -17,6 +17,7 @@ from server.errors import DatabaseUnavailable
 from server.store.api_keys import ApiKeys
 from server.store.changes import Changes
 from server.store.decisions import Decisions
+from server.store.deployments import Deployments
 from server.store.dialects import (
     PoolUse,
     Signal,
@@ -48,6 +49,7 @@ class UnitOfWork:
         self.organizations = Organizations(session)
         self.instances = Instances(session, sealer)
         self.policies = Policies(session, sealer)
+        self.deployments = Deployments(session, sealer)
         self.api_keys = ApiKeys(session)
         self.changes = Changes(session)
         self.proxies = Proxies(session)

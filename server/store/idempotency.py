@@ -79,6 +79,13 @@ class IdempotencyKeys:
         done = await self._session.exec(update(IdempotencyRow).where(*mine).values(answer=sealed, size=len(sealed)))
         return bool(done.rowcount)
 
+    async def revise(self, key: CallKey, owner: str, answer: StoredAnswer | None) -> None:
+        """Replaces the answer that a call has; None takes it back."""
+        sealed = None if answer is None else self._sealer.seal(_written(answer), _place(key))
+        mine = (_is(key), col(IdempotencyRow.owner) == owner)
+        size = 0 if sealed is None else len(sealed)
+        await self._session.exec(update(IdempotencyRow).where(*mine).values(answer=sealed, size=size))
+
     async def drop(self, key: CallKey, owner: str) -> None:
         """Forgets a call that came to no answer."""
         mine = (_is(key), col(IdempotencyRow.owner) == owner, col(IdempotencyRow.answer).is_(None))

@@ -105,6 +105,55 @@ class PolicyRow(Table, table=True):
     revision: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
 
 
+class DeploymentRow(Table, table=True):
+    """A deployment: what it is, how far it is, and who works on it. Those that are deleted go when they are undone."""
+
+    __tablename__ = "deployments"
+    __table_args__ = (
+        Index(
+            "uq_deployments_org_id_name_live",
+            "org_id",
+            "name",
+            unique=True,
+            sqlite_where=text("phase <> 'deleted'"),
+            postgresql_where=text("phase <> 'deleted'"),
+        ),
+        Index("ix_deployments_instance_id", "instance_id"),
+        Index("ix_deployments_due", "due_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    org_id: str = Field(foreign_key="organizations.id")
+    instance_id: str = Field(foreign_key="instances.id")
+    template_id: str
+    name: str
+    phase: str
+    slug: str
+    policy_id: str
+    config: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    credentials: dict[str, str] = Field(sa_column=Column(JSON, nullable=False))
+    sequence: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    schedule: dict[str, str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    # The values of its secrets as a JSON object, and its trigger's secret: sealed, and only while they are needed.
+    secrets: bytes | None = Field(default=None, sa_type=LargeBinary)
+    trigger_secret: bytes | None = Field(default=None, sa_type=LargeBinary)
+    done: int = 0
+    error_reason: str | None = None
+    error: str | None = None
+    error_metadata: dict[str, str] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)
+    )
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    # Counts the changes; what If-Match is compared with.
+    revision: int = 1
+    # The deployer's: when to go on (null: nothing is left), until when somebody is at it, and how often it failed.
+    due_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    lease_owner: str | None = None
+    attempts: int = 0
+
+
 class ApiKeyRow(Table, table=True):
     """An API key, known by its SHA-256 only."""
 

@@ -37,8 +37,16 @@ class _Attempt:
 
     async def keep(self, tx: UnitOfWork, answer: Answer[Any]) -> None:
         body = answer.message.SerializeToString()
-        self.answer = StoredAnswer(body=body, headers=answer.headers, version=answer.version)
-        await self._service.keep(tx, self._claimed, self.answer)
+        stored = StoredAnswer(body=body, headers=answer.headers, version=answer.version)
+        if self.answer is None:
+            await self._service.keep(tx, self._claimed, stored)
+        else:
+            await self._service.revise(tx, self._claimed, stored)
+        self.answer = stored
+
+    async def retract(self, tx: UnitOfWork) -> None:
+        await self._service.revise(tx, self._claimed, None)
+        self.answer = None
 
 
 _attempt: ContextVar[_Attempt | None] = ContextVar("attempt", default=None)
@@ -53,6 +61,13 @@ def keeping(render: Callable[[T, int | None], Answer[Any]]) -> Keep[T]:
             await attempt.keep(tx, render(made, version))
 
     return keep
+
+
+async def retract(tx: UnitOfWork) -> None:
+    """Takes back what was kept as the answer of the call that runs now: its work is taken back too."""
+    attempt = _attempt.get()
+    if attempt is not None:
+        await attempt.retract(tx)
 
 
 class IdempotentCalls:

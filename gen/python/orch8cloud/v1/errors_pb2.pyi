@@ -140,6 +140,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
     Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
     """
+    ERROR_REASON_PLAN_TOO_LOW: _ErrorReason.ValueType  # 32
+    """The organization's plan does not include this template.
+    Example: {"reason": "PLAN_TOO_LOW", "metadata": {"plan": "free", "required": "starter"}}
+    """
+    ERROR_REASON_INSTANCE_IN_USE: _ErrorReason.ValueType  # 33
+    """Other deployments still run on the instance that a delete would destroy. `deployments` names them.
+    Example: {"reason": "INSTANCE_IN_USE", "metadata": {"instance_id": "inst_abc123", "deployments": "onboarding, dunning"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -259,6 +267,14 @@ Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "ord
 ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 27
 """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
 Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
+"""
+ERROR_REASON_PLAN_TOO_LOW: ErrorReason.ValueType  # 32
+"""The organization's plan does not include this template.
+Example: {"reason": "PLAN_TOO_LOW", "metadata": {"plan": "free", "required": "starter"}}
+"""
+ERROR_REASON_INSTANCE_IN_USE: ErrorReason.ValueType  # 33
+"""Other deployments still run on the instance that a delete would destroy. `deployments` names them.
+Example: {"reason": "INSTANCE_IN_USE", "metadata": {"instance_id": "inst_abc123", "deployments": "onboarding, dunning"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
