@@ -40,6 +40,7 @@ from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
+from server.rpc.usage import UsageServicer
 from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
@@ -53,12 +54,14 @@ from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
 from server.services.settling import Settling
 from server.services.system import SystemService
+from server.services.usage import UsageService
 from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
+from server.store.usage import Quotas
 from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
@@ -132,9 +135,9 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     """The database in its newest shape. Raises StartFailed."""
     if not settings.database_url.get_secret_value():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limits = _limits(settings)
+    limits, quotas = _limits(settings), Quotas(settings.plans(), utc_now)
     await _migrate(settings.store_url, limits)
-    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
+    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes), quotas) as database:
         async with database.write() as tx:
             await tx.instances.wake_all(await tx.now(utc_now()), alone=not database.is_shared)
             await tx.commit()
@@ -241,6 +244,7 @@ def _build(
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
+        usage=UsageServicer(UsageService(database=database, plans=plans, clock=utc_now)),
         decisions=DecisionsServicer(decisions),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )

@@ -11,6 +11,7 @@ KEYS = frozenset(
     {
         "running_instances",
         "executions_per_month",
+        "executions_hard_cap",
         "templates",
         "requests_per_second",
         "request_burst",
@@ -47,11 +48,12 @@ UNLIMITED = TrafficLimits()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """One plan. None means no limit."""
+    """One plan. None means no limit. `executions_hard_cap`: past `executions_per_month` no more runs may be started."""
 
     name: str
     running_instances: int | None
     executions_per_month: int | None
+    executions_hard_cap: bool
     templates: tuple[str, ...]
     traffic: TrafficLimits
 
@@ -95,6 +97,7 @@ def _plan(name: str, table: object) -> Plan:
         name=name,
         running_instances=_limit(name, table, "running_instances"),
         executions_per_month=_limit(name, table, "executions_per_month"),
+        executions_hard_cap=_hard_cap(name, table),
         templates=tuple(templates),
         traffic=TrafficLimits(
             organization=_rate(name, table, "requests_per_second", "request_burst"),
@@ -102,6 +105,15 @@ def _plan(name: str, table: object) -> Plan:
             open_streams=_countable(name, table, "open_streams"),
         ),
     )
+
+
+def _hard_cap(name: str, table: dict[str, object]) -> bool:
+    value = table.get("executions_hard_cap", False)
+    if not isinstance(value, bool):
+        raise PlansInvalid(f"{name}.executions_hard_cap: must be true or false")
+    if value and table.get("executions_per_month") is None:
+        raise PlansInvalid(f"{name}.executions_hard_cap: needs executions_per_month beside it")
+    return value
 
 
 def _rate(name: str, table: dict[str, object], rate_key: str, burst_key: str) -> Rate | None:

@@ -23,6 +23,8 @@ from orch8cloud.v1 import (
     policies_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
 )
 
 from server.domain.addresses import Address
@@ -40,11 +42,12 @@ from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
 from server.rpc.system import SystemServicer
+from server.rpc.usage import UsageServicer
 from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2)
+    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2, usage_pb2)
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -71,6 +74,7 @@ class Servicers:
     policies: PoliciesServicer
     decisions: DecisionsServicer
     system: SystemServicer
+    usage: UsageServicer
     dataplane: DataPlaneServicer
 
 
@@ -101,6 +105,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(servicers.usage, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 
 

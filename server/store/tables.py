@@ -36,6 +36,9 @@ class OrganizationRow(Table, table=True):
     # The user whose personal organization this is.
     personal_for: str | None = Field(default=None, unique=True)
     created_at: datetime = Field(sa_type=UtcDateTime)
+    # The current period of its subscription, both or neither: see server.domain.usage.
+    period_start: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    period_end: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class InstanceRow(Table, table=True):
@@ -138,7 +141,7 @@ class ChangeRow(Table, table=True):
 
 
 class EventRow(Table, table=True):
-    """Something that happened to an instance, in the transaction that made it so."""
+    """Something that happened to an instance, or to an organization, in the transaction that made it so."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -150,7 +153,7 @@ class EventRow(Table, table=True):
     id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
     # No foreign keys: an event outlives its instance.
     org_id: str
-    instance_id: str
+    instance_id: str | None = None
     kind: str
     at: datetime = Field(sa_type=UtcDateTime)
     details: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
@@ -207,6 +210,36 @@ class TrafficRow(Table, table=True):
     policy_id: str = Field(primary_key=True)
     status: int = Field(primary_key=True)
     requests: int = Field(sa_type=BigInteger)
+
+
+# MERGE: the table of the branch `runs`, with the columns that usage counts from.
+class RunRow(Table, table=True):
+    """A run of a sequence, as its engine has reported it."""
+
+    __tablename__ = "runs"
+    __table_args__ = (Index("ix_runs_org_id_started_at", "org_id", "started_at"),)
+
+    instance_id: str = Field(primary_key=True)
+    run_id: str = Field(primary_key=True)
+    org_id: str
+    sequence: str
+    state: str
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class UsageRow(Table, table=True):
+    """How many runs an organization has started in a period, and for which quotas it was told how many those are."""
+
+    __tablename__ = "usage"
+
+    org_id: str = Field(primary_key=True, foreign_key="organizations.id")
+    period_start: datetime = Field(sa_type=UtcDateTime, primary_key=True)
+    period_end: datetime = Field(sa_type=UtcDateTime)
+    executions: int = Field(sa_type=BigInteger)
+    # The largest quota of which it was told that 80 %, and 100 %, are used.
+    told_80: int | None = Field(default=None, sa_type=BigInteger)
+    told_100: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class ProxyRow(Table, table=True):

@@ -140,6 +140,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
     Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 38
+    """The executions that the plan includes are used up, and the request would start another run. RetryInfo and Retry-After
+    say how long the period lasts; `period_end` is the moment from which runs may be started again.
+    Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -259,6 +264,11 @@ Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "ord
 ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 27
 """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
 Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 38
+"""The executions that the plan includes are used up, and the request would start another run. RetryInfo and Retry-After
+say how long the period lasts; `period_end` is the moment from which runs may be started again.
+Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
