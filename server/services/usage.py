@@ -1,6 +1,9 @@
 """Use cases of usage: what an organization has used of its plan, and counting it again."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeAlias
 
 from server.domain.access import Caller, KeyHolder
 from server.domain.plans import Plan, Plans
@@ -9,6 +12,9 @@ from server.errors import NotFound, PermissionDenied
 from server.services.identifiers import Clock
 from server.store.database import Database
 from server.store.usage import Recount
+
+# By plan, the moment since which all runs are kept that began then.
+Since: TypeAlias = Callable[[str], datetime]
 
 
 class UsageService:
@@ -31,19 +37,31 @@ class UsageService:
         return usage, self._plans[organization.plan]
 
 
-async def compare(database: Database, since: datetime) -> list[Recount]:
-    """Where the counts from `since` on are not what the rows of runs say."""
-    async with database.read() as tx:
-        return [one for org_id in await tx.usage.organizations() for one in await tx.usage.differences(org_id, since)]
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """Where counts were not what the rows of runs say, and how many periods nobody can tell about any more."""
+
+    differences: tuple[Recount, ...]
+    left_alone: int
 
 
-async def recompute(database: Database, since: datetime, clock: Clock) -> list[Recount]:
-    """Sets right where they are not, one organization after the other. The proxies hear of what follows from it."""
+async def recompute(database: Database, since: Since, clock: Clock, *, check: bool = False) -> Recomputed:
+    """Counts the runs of each organization again, and sets right what differs; `check`: says so only.
+
+    Of a plan that keeps runs since a moment only periods are looked at that began then or later. The proxies hear of
+    what follows.
+    """
     async with database.read() as tx:
-        org_ids = await tx.usage.organizations()
-    changed: list[Recount] = []
-    for org_id in org_ids:
-        async with database.write(org_id) as tx:
-            changed += await tx.usage.recount(org_id, since, clock())
-            await tx.commit()
-    return changed
+        organizations = await tx.usage.organizations()
+    differences: list[Recount] = []
+    left_alone = 0
+    for org_id, plan in organizations:
+        kept = since(plan)
+        if not check:
+            async with database.write(org_id) as tx:
+                differences += await tx.usage.recount(org_id, kept, clock())
+                await tx.commit()
+        async with database.read() as tx:
+            differences += await tx.usage.differences(org_id, kept) if check else ()
+            left_alone += await tx.usage.periods_before(org_id, kept)
+    return Recomputed(tuple(differences), left_alone)

@@ -12,7 +12,7 @@ import pytest
 from server.domain.events import EventKind
 from server.domain.plans import Plans
 from server.domain.usage import Period, calendar_month
-from server.services.usage import compare, recompute
+from server.services.usage import Recomputed, recompute
 from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import create_engine
@@ -25,12 +25,13 @@ from tests.support.databases import databases
 
 ORG, OTHER = "org_one", "org_two"
 MONTH = calendar_month(NOW)
-EVER = datetime(2020, 1, 1, tzinfo=UTC)
 PLANS = Plans.parse(
     "[free]\nexecutions_per_month = 10\nexecutions_hard_cap = true\n"
     "[larger]\nexecutions_per_month = 100\nexecutions_hard_cap = true\n[soft]\nexecutions_per_month = 10\n[unlimited]\n"
 )
 A_MINUTE = timedelta(minutes=1)
+EVER = datetime.min.replace(tzinfo=UTC)
+AGREES = Recomputed((), 0)
 
 
 @pytest.fixture
@@ -183,6 +184,10 @@ async def test_batches_at_once_lose_nothing_and_tell_once(counting: Database) ->
 # Counting again.
 
 
+async def recount(database: Database, since: datetime = EVER, *, check: bool = False) -> Recomputed:
+    return await recompute(database, lambda plan: since, lambda: NOW, check=check)
+
+
 async def ran(database: Database, starts: list[datetime], org_id: str = ORG, *, counted: bool = True) -> None:
     """Rows of runs, as the ingest of run events writes them, and their counts."""
     async with database.write() as tx:
@@ -222,8 +227,8 @@ async def test_counting_again_agrees(counting: Database, seed: int) -> None:
         await set_plan(counting, "free", period)
         until = cut + timedelta(days=13) if begins == 0 else datetime.max.replace(tzinfo=UTC)
         await ran(counting, [at for at in starts if period.start <= at < until])
-    assert await compare(counting, EVER) == []
-    assert await recompute(counting, EVER, lambda: NOW) == []
+    assert await recount(counting, check=True) == AGREES
+    assert await recount(counting) == AGREES
 
 
 async def test_what_differs_is_told_and_set_right_and_the_proxies_hear_of_it(counting: Database) -> None:
@@ -232,23 +237,25 @@ async def test_what_differs_is_told_and_set_right_and_the_proxies_hear_of_it(cou
     await ran(counting, [NOW] * 4, OTHER)
     await start(counting, 8)
     await start(counting, 1, MONTH.end)
-    found = await compare(counting, EVER)
-    assert [(one.org_id, one.period.start.month, one.counted, one.found) for one in found] == [
+    found = await recount(counting, check=True)
+    assert [(one.org_id, one.period.start.month, one.counted, one.found) for one in found.differences] == [
         (ORG, 12, 0, 2),
         (ORG, 1, 8, 3),
         (ORG, 2, 1, 0),
     ]
     assert await executions(counting) == 8, "a comparison changes nothing"
-    assert await recompute(counting, EVER, lambda: NOW) == found
+    assert await recount(counting) == found
     assert [await executions(counting, at) for at in (last_month, NOW, MONTH.end)] == [2, 3, 0]
     assert sorted(map(str, await changed(counting))) == ["inst_1", "inst_2"]
-    assert await compare(counting, EVER) == []
+    assert await recount(counting, check=True) == AGREES
 
 
 async def test_periods_whose_first_runs_may_be_gone_are_left_alone(counting: Database) -> None:
     await start(counting, 5)
     await start(counting, 5, MONTH.end)
-    assert await recompute(counting, MONTH.start + A_MINUTE, lambda: NOW)
+    for check in (True, False):
+        found = await recount(counting, MONTH.start + A_MINUTE, check=check)
+        assert ([one.counted for one in found.differences], found.left_alone) == ([5], 1)
     assert [await executions(counting, at) for at in (NOW, MONTH.end)] == [5, 0]
 
 
@@ -259,8 +266,8 @@ async def test_counting_again_while_batches_come_in_loses_none(counting: Databas
 
     async def recounts() -> None:
         for _ in range(10):
-            await recompute(counting, EVER, lambda: NOW)
+            await recount(counting)
 
     await asyncio.gather(batches(), recounts())
     assert await executions(counting) == 20
-    assert await compare(counting, EVER) == []
+    assert await recount(counting, check=True) == AGREES
