@@ -36,8 +36,10 @@ from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
+from server.store.runs import Runs
 from server.store.sealing import Sealer
 from server.store.traffic import Traffic
+from server.store.usage import Usage
 
 
 class UnitOfWork:
@@ -55,6 +57,8 @@ class UnitOfWork:
         self.traffic = Traffic(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
+        self.runs = Runs(session)
+        self.usage = Usage()
 
     async def now(self, here: datetime) -> datetime:
         """The moment by the clock that all servers share: where this one is alone its own, `here`."""
