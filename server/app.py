@@ -38,6 +38,7 @@ from server.rpc.interceptors.metrics import Metered
 from server.rpc.interceptors.tracing import Traced
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
 from server.rpc.usage import UsageServicer
@@ -52,6 +53,7 @@ from server.services.instances import InstancesService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
+from server.services.runs import RunsService
 from server.services.settling import Settling
 from server.services.system import SystemService
 from server.services.usage import UsageService
@@ -102,7 +104,7 @@ def chosen_runtime(settings: ServerSettings) -> Runtime:
 def _local_runtime(settings: ServerSettings) -> Runtime:
     from server.providers.runtime.local import LocalRuntime
 
-    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin)
+    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin, report_to=settings.report_to)
 
 
 def _fly_runtime(settings: ServerSettings) -> Runtime:
@@ -126,6 +128,7 @@ def _fly_runtime(settings: ServerSettings) -> Runtime:
             engine_env=settings.fly_engine_env,
             suspend=settings.fly_suspend,
             requests_per_second=settings.fly_rate,
+            report_to=settings.report_to,
         )
     )
 
@@ -246,6 +249,7 @@ def _build(
         system=SystemServicer(system),
         usage=UsageServicer(UsageService(database=database, plans=plans, clock=utc_now)),
         decisions=DecisionsServicer(decisions),
+        runs=RunsServicer(RunsService(database=database, clock=utc_now)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)

@@ -21,6 +21,8 @@ from orch8cloud.v1 import (
     organization_pb2_grpc,
     policies_pb2,
     policies_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
     usage_pb2,
@@ -41,13 +43,23 @@ from server.rpc.interceptors.idempotency import IdempotentCalls
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.system import SystemServicer
 from server.rpc.usage import UsageServicer
 from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2, usage_pb2)
+    for module in (
+        instances_pb2,
+        api_keys_pb2,
+        organization_pb2,
+        policies_pb2,
+        decisions_pb2,
+        runs_pb2,
+        system_pb2,
+        usage_pb2,
+    )
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -73,6 +85,7 @@ class Servicers:
     organization: OrganizationServicer
     policies: PoliciesServicer
     decisions: DecisionsServicer
+    runs: RunsServicer
     system: SystemServicer
     usage: UsageServicer
     dataplane: DataPlaneServicer
@@ -104,6 +117,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     organization_pb2_grpc.add_OrganizationServiceServicer_to_server(servicers.organization, server)
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
+    runs_pb2_grpc.add_RunsServiceServicer_to_server(servicers.runs, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(servicers.usage, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)

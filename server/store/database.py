@@ -36,6 +36,7 @@ from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
+from server.store.runs import Runs
 from server.store.sealing import Sealer
 from server.store.traffic import Traffic
 from server.store.usage import Quotas, Usage
@@ -56,6 +57,7 @@ class UnitOfWork:
         self.traffic = Traffic(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
+        self.runs = Runs(session)
         self.usage = Usage(session, quotas, instances=self.instances, events=self.events, changes=self.changes)
 
     async def now(self, here: datetime) -> datetime:

@@ -1,8 +1,9 @@
 """Where SQLite and Postgres differ. Nothing else in the project asks which of the two it is."""
 
 import asyncio
+import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy import event, func, text
+from sqlalchemy import ColumnElement, Text, bindparam, cast, event, func, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -109,6 +110,34 @@ def reader(engine: AsyncEngine) -> AsyncEngine:
 def insert(session: AsyncSession, table: Any) -> "sqlite.Insert | postgresql.Insert":
     """An INSERT that can say what happens to rows that are there already (ON CONFLICT), which standard SQL cannot."""
     return postgresql.insert(table) if _on_postgres(session) else sqlite.insert(table)
+
+
+def one_of(session: AsyncSession, column: Any, values: Sequence[str]) -> ColumnElement[bool]:
+    """Whether a column is one of many texts, in a statement that is the same however many they are."""
+    wanted: ColumnElement[bool]
+    if _on_postgres(session):
+        wanted = column == func.any(cast(list(values), postgresql.ARRAY(Text)))
+    else:
+        wanted = column.in_(select(func.json_each(json.dumps(values)).table_valued("value").c.value))
+    return wanted
+
+
+async def put(session: AsyncSession, table: Any, rows: Sequence[tuple[Any, ...]], *, update: Sequence[str]) -> None:
+    """Inserts rows of all columns of a table, in one go; of one that is there already the columns of `update` change.
+
+    Postgres takes a list for each column, which costs it a third of a statement for each row.
+    """
+    columns = list(table.__table__.columns)
+    inserting: Any = insert(session, table)
+    params: Any = [dict(zip([one.name for one in columns], row, strict=True)) for row in rows]
+    if _on_postgres(session):
+        lists = [bindparam(f"all_{one.name}", type_=postgresql.ARRAY(one.type)) for one in columns]
+        rows_of = select(*(func.unnest(one, type_=column.type) for one, column in zip(lists, columns, strict=True)))
+        inserting = inserting.from_select([one.name for one in columns], rows_of)
+        params = {one.key: list(values) for one, values in zip(lists, zip(*rows, strict=True), strict=True)}
+    found = {name: inserting.excluded[name] for name in update}
+    key = [one.name for one in table.__table__.primary_key]
+    await session.exec(inserting.on_conflict_do_update(index_elements=key, set_=found), params=params)
 
 
 def writers_turn(engine: AsyncEngine) -> asyncio.Lock | None:

@@ -6,28 +6,13 @@ from alembic import op
 from server.store.types import UtcDateTime
 
 revision = "0008"
-down_revision = "0005"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     """Goes one step on."""
-    # MERGE: the table `runs` is of the branch `runs`; remove it here and in downgrade().
-    op.create_table(
-        "runs",
-        sa.Column("instance_id", sa.String(), nullable=False),
-        sa.Column("run_id", sa.String(), nullable=False),
-        sa.Column("org_id", sa.String(), nullable=False),
-        sa.Column("sequence", sa.String(), nullable=False),
-        sa.Column("state", sa.String(), nullable=False),
-        sa.Column("started_at", UtcDateTime(), nullable=False),
-        sa.Column("updated_at", UtcDateTime(), nullable=False),
-        sa.PrimaryKeyConstraint("instance_id", "run_id", name=op.f("pk_runs")),
-    )
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.create_index("ix_runs_org_id_started_at", ["org_id", "started_at"], unique=False)
-
     op.create_table(
         "usage",
         sa.Column("org_id", sa.String(), nullable=False),
@@ -59,7 +44,3 @@ def downgrade() -> None:
         batch_op.drop_column("period_start")
 
     op.drop_table("usage")
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.drop_index("ix_runs_org_id_started_at")
-
-    op.drop_table("runs")
