@@ -190,7 +190,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
             await app.server.start()
-            jobs = [asyncio.create_task(one) for one in _work(app)]
+            jobs = [asyncio.create_task(one) for one in _work(app, plans)]
             await set_serving(app.health)
             for switch in settings.switches():
                 log.warning("development_switch_is_on", switch=switch)
@@ -201,12 +201,12 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
                 await _stop(app, jobs, runtime)
 
 
-def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+def _work(app: App, plans: Plans) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
         app.reconciler.run(),
         app.orphans.run(),
-        keep_house(app.database, utc_now),
+        keep_house(app.database, plans, utc_now),
         announce_changes(app.propagation),
         notice_changes(app.settling),
     ]

@@ -8,11 +8,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from server.domain.plans import Plan
+from server.domain.plans import Plan, Plans
 
 # Percent of the quota at which the organization is told, once in a period.
 ALMOST_USED_UP, USED_UP = 80, 100
 DECEMBER = 12
+# Runs that never end are forgotten at last, and then nobody can count them again.
+COUNTABLE = timedelta(days=400)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,12 @@ def belongs_until(at: datetime, billed: Collection[Period]) -> datetime:
     """The moment up to which all that starts from `at` on belongs to the same period as `at`."""
     later = [period.start for period in billed if period.start > at]
     return min([period_of(at, billed).end, *later])
+
+
+def countable_since(plans: Plans, now: datetime) -> datetime:
+    """The moment since which every run is kept that started then or later, whatever plan an organization had."""
+    days = plans.fewest_runs_days
+    return now - (COUNTABLE if days is None else min(COUNTABLE, timedelta(days=days)))
 
 
 def pct(executions: int, quota: int | None) -> float | None:

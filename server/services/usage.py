@@ -1,9 +1,7 @@
 """Use cases of usage: what an organization has used of its plan, and counting it again."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeAlias
 
 from server.domain.access import Caller, KeyHolder
 from server.domain.plans import Plan, Plans
@@ -12,9 +10,6 @@ from server.errors import NotFound, PermissionDenied
 from server.services.identifiers import Clock
 from server.store.database import Database
 from server.store.usage import Recount
-
-# By plan, the moment since which all runs are kept that began then.
-Since: TypeAlias = Callable[[str], datetime]
 
 
 class UsageService:
@@ -45,23 +40,20 @@ class Recomputed:
     left_alone: int
 
 
-async def recompute(database: Database, since: Since, clock: Clock, *, check: bool = False) -> Recomputed:
+async def recompute(database: Database, since: datetime, clock: Clock, *, check: bool = False) -> Recomputed:
     """Counts the runs of each organization again, and sets right what differs; `check`: says so only.
 
-    Of a plan that keeps runs since a moment only periods are looked at that began then or later. The proxies hear of
-    what follows.
+    Only periods that began at `since` or later are looked at: see countable_since. The proxies hear of what follows.
     """
     async with database.read() as tx:
-        organizations = await tx.usage.organizations()
+        org_ids, left_alone = await tx.usage.organizations(since), await tx.usage.periods_before(since)
     differences: list[Recount] = []
-    left_alone = 0
-    for org_id, plan in organizations:
-        kept = since(plan)
-        if not check:
-            async with database.write(org_id) as tx:
-                differences += await tx.usage.recount(org_id, kept, clock())
-                await tx.commit()
-        async with database.read() as tx:
-            differences += await tx.usage.differences(org_id, kept) if check else ()
-            left_alone += await tx.usage.periods_before(org_id, kept)
+    for org_id in org_ids:
+        if check:
+            async with database.read() as tx:
+                differences += await tx.usage.differences(org_id, since)
+            continue
+        async with database.write(org_id) as tx:
+            differences += await tx.usage.recount(org_id, since, clock())
+            await tx.commit()
     return Recomputed(tuple(differences), left_alone)

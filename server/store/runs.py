@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, or_, tuple_
+from sqlalchemy import and_, delete, not_, or_, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.domain.runs import ENDS, RANKS, STATES, Run, RunState, Transition, microseconds, moment
 from server.store.dialects import one_of, put
-from server.store.tables import InstanceRow, OrganizationRow, RunRow
+from server.store.tables import InstanceRow, RunRow
 
 _COLUMNS = tuple(RunRow.__table__.columns.keys())  # type: ignore[attr-defined]
 # What changes while a run goes on: none of it is in an index.
@@ -85,23 +85,21 @@ class Runs:
         row = (await self._session.exec(query.order_by(*_NEWEST_FIRST).limit(1))).first()
         return None if row is None else _found(row)
 
-    async def forget(self, org_id: str, *, ended: datetime, open_: datetime, limit: int) -> int:
-        """Drops at most so many runs of an organization that ended before, or were not heard of since."""
-        # The start comes before both, and has an index.
-        over = and_(col(RunRow.state).in_(ENDS), col(RunRow.updated_at) <= ended)
-        lost = col(RunRow.updated_at) <= open_
-        old = (
-            select(RunRow.instance_id, RunRow.run_id)
-            .where(col(RunRow.org_id) == org_id, col(RunRow.started_at) <= max(ended, open_), or_(over, lost))
-            .limit(limit)
-        )
-        key = tuple_(col(RunRow.instance_id), col(RunRow.run_id))
-        done = await self._session.exec(delete(RunRow).where(key.in_(old)))
-        return done.rowcount
+    async def forget(self, org_id: str, *, ended: datetime | None, open_: datetime, limit: int) -> int:
+        """Drops at most so many runs of an organization: that ended before `ended`, or do not end, since `open_`.
 
-    async def plans(self) -> list[tuple[str, str]]:
-        """The organizations that may have runs, and their plans."""
-        return list((await self._session.exec(select(OrganizationRow.id, OrganizationRow.plan))).all())
+        None: those that have ended stay.
+        """
+        updated, has_ended = col(RunRow.updated_at), col(RunRow.state).in_(ENDS)
+        old = and_(not_(has_ended), updated <= open_)
+        if ended is not None:
+            old = or_(and_(has_ended, updated <= ended), old)
+        # The start was before that, and has an index.
+        oldest = col(RunRow.started_at) <= (open_ if ended is None else max(ended, open_))
+        found = select(RunRow.instance_id, RunRow.run_id).where(col(RunRow.org_id) == org_id, oldest, old).limit(limit)
+        key = tuple_(col(RunRow.instance_id), col(RunRow.run_id))
+        done = await self._session.exec(delete(RunRow).where(key.in_(found)))
+        return done.rowcount
 
 
 def _conditions(wanted: RunFilter) -> list[Any]:

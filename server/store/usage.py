@@ -134,16 +134,15 @@ class Usage:
         periods = (Period(start, end) for start, end in bounds)
         return _Owner(rows[0][0], tuple(period for period in periods if not period.is_calendar_month))
 
-    async def organizations(self) -> list[tuple[str, str]]:
-        """Those that have started a run, or have been counted one, and their plans."""
-        ids = select(col(RunRow.org_id)).union(select(col(UsageRow.org_id)))
-        columns = (col(OrganizationRow.id), col(OrganizationRow.plan))
-        query: Any = select(*columns).where(columns[0].in_(ids)).order_by(columns[0])
-        return [(org_id, plan) for org_id, plan in await self._session.exec(query)]
+    async def organizations(self, since: datetime) -> list[str]:
+        """Those that have started a run, or were counted one, in periods from `since` on."""
+        ran = select(col(RunRow.org_id)).where(col(RunRow.started_at) >= since)
+        query: Any = ran.union(select(col(UsageRow.org_id)).where(col(UsageRow.period_start) >= since))
+        return sorted((await self._session.exec(query)).scalars().all())
 
-    async def periods_before(self, org_id: str, since: datetime) -> int:
-        """How many periods with runs began before this moment."""
-        counting: Any = select(func.count()).where(col(UsageRow.org_id) == org_id, col(UsageRow.period_start) < since)
+    async def periods_before(self, since: datetime) -> int:
+        """How many counts there are of periods that began before this moment."""
+        counting: Any = select(func.count()).select_from(UsageRow).where(col(UsageRow.period_start) < since)
         return int((await self._session.exec(counting)).scalar_one())
 
     async def differences(self, org_id: str, since: datetime) -> list[Recount]:

@@ -5,7 +5,17 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from server.domain.plans import Plans
-from server.domain.usage import Period, Usage, belongs_until, calendar_month, cap_of, pct, period_of, reaches
+from server.domain.usage import (
+    Period,
+    Usage,
+    belongs_until,
+    calendar_month,
+    cap_of,
+    countable_since,
+    pct,
+    period_of,
+    reaches,
+)
 
 
 def day(month: int, number: int, year: int = 2026) -> datetime:
@@ -66,6 +76,19 @@ def test_the_time_line_falls_into_stretches_of_one_period_each() -> None:
         (newer, day(11, 20), day(12, 20)),
         (calendar_month(day(12, 20)), day(12, 20), day(1, 1, 2027)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("plans", "days"),
+    [
+        ("[free]\nruns_days = 35\n[pro]\nruns_days = 90", 35),
+        ("[free]\n[pro]\nruns_days = 90", 90),
+        ("[free]", 400),
+        ("[free]\nruns_days = 500", 400),
+    ],
+)
+def test_runs_can_be_counted_again_for_as_long_as_every_plan_keeps_them(plans: str, days: int) -> None:
+    assert countable_since(Plans.parse(plans), day(5, 4)) == day(5, 4) - timedelta(days=days)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "server.settings",
         "server.configuration",
         "server.domain",
+        "server.errors",
     ),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),

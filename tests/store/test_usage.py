@@ -185,7 +185,7 @@ async def test_batches_at_once_lose_nothing_and_tell_once(counting: Database) ->
 
 
 async def recount(database: Database, since: datetime = EVER, *, check: bool = False) -> Recomputed:
-    return await recompute(database, lambda plan: since, lambda: NOW, check=check)
+    return await recompute(database, since, lambda: NOW, check=check)
 
 
 async def ran(database: Database, starts: list[datetime], org_id: str = ORG, *, counted: bool = True) -> None:
@@ -200,6 +200,9 @@ async def ran(database: Database, starts: list[datetime], org_id: str = ORG, *, 
                 state="completed",
                 started_at=at,
                 updated_at=at,
+                step_id="",
+                transitions="[]",
+                cut=False,
             )
             tx._session.add(run)
         await tx._session.flush()
