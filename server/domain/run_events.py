@@ -22,8 +22,8 @@ LARGEST = 2**31 - 1
 AHEAD = timedelta(hours=1)
 OLDEST = timedelta(days=400)
 _DIGITS = 18
-# What no database or JSON encoder takes: the NUL character, and halves of surrogate pairs.
-_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# Halves of surrogate pairs: like the NUL character, no database takes them.
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class BadEvent(Exception):
@@ -112,7 +112,9 @@ def _at(value: Any) -> int:
 def _text(value: Any) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or _UNSTORABLE.search(value):
+    if not isinstance(value, str) or "\0" in value:
+        raise BadEvent
+    if not value.isascii() and _SURROGATES.search(value):
         raise BadEvent
     return value[:MOST_CHARACTERS]
 
@@ -121,6 +123,8 @@ def _count(value: Any) -> int | None:
     """A whole number from 0 on, also where it is written as 3.0. Of one that is too large the largest is kept."""
     if value is None:
         return None
+    if type(value) is int and 0 <= value < LARGEST:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise BadEvent
     if value >= LARGEST:

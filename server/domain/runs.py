@@ -117,6 +117,8 @@ class Run:
     def _learn(self, event: RunEvent) -> None:
         """A run may move on to a newer version of its sequence; what an event does not tell stays."""
         version = event.sequence_version
+        if event.sequence == self.sequence and version == self.sequence_version and event.sub_tenant is None:
+            return
         if _sequence_order(event.sequence, version) > _sequence_order(self.sequence, self.sequence_version):
             self.sequence, self.sequence_version = event.sequence, version
         if event.sub_tenant is not None and (self.sub_tenant is None or event.sub_tenant > self.sub_tenant):

@@ -17,6 +17,7 @@ from server.store.tables import InstanceRow, RunRow
 _COLUMNS = tuple(RunRow.__table__.columns.keys())  # type: ignore[attr-defined]
 # What changes while a run goes on: none of it is in an index.
 _CHANGING = tuple(name for name in _COLUMNS if name not in ("instance_id", "run_id", "org_id", "started_at"))
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _NEWEST_FIRST = (col(RunRow.started_at).desc(), col(RunRow.instance_id).desc(), col(RunRow.run_id).desc())
 
 
@@ -155,6 +156,6 @@ def _values(org_id: str, instance_id: str, run: Run) -> tuple[Any, ...]:
         run.duration_ms,
         run.error_kind,
         run.sub_tenant,
-        json.dumps(transitions, separators=(",", ":")),
+        _encode(transitions),
         run.cut,
     )
