@@ -230,14 +230,7 @@ def _build(
     reconciler = _reconciler(settings, work, runtime, observers, settling)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
-    instances = InstancesService(
-        **shared,
-        plans=plans,
-        engines=EngineClient(outside.http),
-        settling=settling,
-        wake=reconciler.wake,
-        deadlines=settings.deadlines,
-    )
+    instances = _instances(settings, plans, shared, outside, settling, reconciler)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
@@ -265,6 +258,24 @@ def _build(
         waiters=waiters,
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
+    )
+
+
+def _instances(
+    settings: ServerSettings,
+    plans: Plans,
+    shared: dict[str, Any],
+    outside: "Outside",
+    settling: Settling,
+    reconciler: Reconciler,
+) -> InstancesService:
+    return InstancesService(
+        **shared,
+        plans=plans,
+        engines=EngineClient(outside.http),
+        settling=settling,
+        wake=reconciler.wake,
+        deadlines=settings.deadlines,
     )
 
 

@@ -9,8 +9,9 @@ import grpc
 import pytest
 from orch8cloud.dataplane.v1 import dataplane_pb2 as pb
 from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
-from orch8cloud.v1 import api_keys_pb2
+from orch8cloud.v1 import api_keys_pb2, policies_pb2
 from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
+from orch8cloud.v1.policies_pb2_grpc import PoliciesServiceStub
 from orch8cloud.v1.usage_pb2 import GetCurrentUsageRequest
 from orch8cloud.v1.usage_pb2_grpc import UsageServiceStub
 
@@ -161,6 +162,19 @@ async def test_a_new_instance_of_an_organization_that_is_used_up_is_capped_too(
     await usage(channel)
     await ran(app, [datetime.now(UTC)] * 5)
     assert (await route(channel, await new_instance(channel))).HasField("start_cap")
+
+
+async def test_explain_is_about_policies_and_says_the_same_when_all_is_used_up(
+    app: App, channel: grpc.aio.Channel
+) -> None:
+    stub: Any = PoliciesServiceStub(channel)
+    token = dict(await key_of(channel))["authorization"].removeprefix("Bearer ")
+    request = policies_pb2.ExplainPoliciesRequest(instance_id=await new_instance(channel), token=token)
+    before = await stub.ExplainPolicies(request, metadata=OWNER)
+    await ran(app, [datetime.now(UTC)] * 5)
+    after = await stub.ExplainPolicies(request, metadata=OWNER)
+    assert before.allowed
+    assert after == before
 
 
 async def test_late_runs_of_an_earlier_period_cap_nothing(app: App, channel: grpc.aio.Channel) -> None:

@@ -253,6 +253,16 @@ async def test_what_differs_is_told_and_set_right_and_the_proxies_hear_of_it(cou
     assert await recount(counting, check=True) == AGREES
 
 
+async def test_a_period_that_is_entered_late_gets_its_runs(counting: Database) -> None:
+    period = Period(NOW - timedelta(hours=1), NOW + timedelta(days=30))
+    await ran(counting, [NOW, NOW - timedelta(hours=2)])
+    await set_plan(counting, "free", period)
+    assert await executions(counting) == 0
+    found = await recount(counting)
+    assert [(one.period, one.counted, one.found) for one in found.differences] == [(MONTH, 2, 1), (period, 0, 1)]
+    assert [await executions(counting, at) for at in (NOW, period.start - A_MINUTE)] == [1, 1]
+
+
 async def test_periods_whose_first_runs_may_be_gone_are_left_alone(counting: Database) -> None:
     await start(counting, 5)
     await start(counting, 5, MONTH.end)
