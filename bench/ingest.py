@@ -38,7 +38,7 @@ _INSTANCE, _POLICY = "inst_bench0000", "pol_00000000"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A row of the table. Times are those of management calls, in milliseconds, without and with events at the target."""
+    """A row of the table. Times are those of management calls, in milliseconds: alone, and beside events at the target."""
 
     database: str
     target_per_s: int
@@ -77,20 +77,24 @@ class _World:
             raise BenchFailed(f"a management call was answered with {answer.status_code}: {answer.text[:200]}")
 
 
-async def run(seconds: float, databases: Sequence[str], results: Path) -> list[Line]:
-    """Measures on each of the databases, and writes it down beside what the file has already."""
+async def measure(seconds: float, databases: Sequence[str]) -> list[Line]:
+    """Measures on each of the databases."""
     lines = []
     for database in databases:
         async with _world(database) as world:
-            lines.append(await _measure(world, database, seconds))
+            lines.append(await _line(world, database, seconds))
         print(_text(lines[-1]), flush=True)
-    content = json.loads(results.read_text()) if results.exists() else {}
-    content["ingest"] = [asdict(line) for line in lines]
-    results.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     return lines
 
 
-async def _measure(world: _World, database: str, seconds: float) -> Line:
+def write(path: Path, lines: Sequence[Line]) -> None:
+    """Writes the figures down beside what the file has already."""
+    content = json.loads(path.read_text()) if path.exists() else {}
+    content["ingest"] = [asdict(line) for line in lines]
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+async def _line(world: _World, database: str, seconds: float) -> Line:
     target = TARGETS[database]
     quiet = await _managed(world, seconds)
     most = await _sent(world, seconds, every=0.0)
@@ -208,10 +212,11 @@ def main() -> int:
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a target is missed")
     given = parser.parse_args()
     try:
-        lines = asyncio.run(run(given.seconds, given.database, given.results))
+        lines = asyncio.run(measure(given.seconds, given.database))
     except BenchFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
+    write(given.results, lines)
     return 1 if given.strict and not all(line.met for line in lines) else 0
 
 
