@@ -77,10 +77,13 @@ class Usage:
         owner = await self._owner(org_id)
         counts = Counter(period_of(at, owner.billed) for at in starts)
         # In one order: two batches that add to the same rows must not wait for each other in a circle.
-        for period in sorted(counts, key=lambda period: period.start):
-            await self._add(org_id, owner, period, counts[period])
+        periods = sorted(counts, key=lambda period: period.start)
+        ended = [await self._add(org_id, owner, period, counts[period]) for period in periods]
+        if self._quotas is not None and any(ended):
+            await self.caps_changed(org_id, self._quotas.clock())
 
-    async def _add(self, org_id: str, owner: _Owner, period: Period, starts: int) -> None:
+    async def _add(self, org_id: str, owner: _Owner, period: Period, starts: int) -> bool:
+        """Says whether these were the starts after which no more are allowed in the period."""
         inserting = insert(self._session, UsageRow).values(
             org_id=org_id, period_start=period.start, period_end=period.end, executions=starts
         )
@@ -88,12 +91,12 @@ class Usage:
         adding: Any = inserting.on_conflict_do_update(index_elements=list(_KEY), set_={"executions": more})
         columns = (col(UsageRow.executions), *(told for told, _ in TOLD.values()))
         executions, *told = (await self._session.exec(adding.returning(*columns))).one()
-        if self._quotas is not None:
-            plan = self._quotas.plans[owner.plan]
-            now = usage.Usage(period=period, executions=executions)
-            await self._tell(org_id, plan, now, dict(zip(TOLD, told, strict=True)), self._quotas.clock())
-            if usage.cap_of(plan, now) and not usage.cap_of(plan, _less(now, starts)):
-                await self.caps_changed(org_id, self._quotas.clock())
+        if self._quotas is None:
+            return False
+        plan = self._quotas.plans[owner.plan]
+        now = usage.Usage(period=period, executions=executions)
+        await self._tell(org_id, plan, now, dict(zip(TOLD, told, strict=True)), self._quotas.clock())
+        return usage.cap_of(plan, now) is not None and usage.cap_of(plan, _less(now, starts)) is None
 
     async def _tell(self, org_id: str, plan: Plan, now: usage.Usage, told: dict[int, int | None], at: datetime) -> None:
         """Notes the events that are due. One is told again in a period only for a quota that is larger by then."""

@@ -82,3 +82,11 @@ def test_only_the_shipped_free_plan_ends_with_its_executions() -> None:
         1_000_000,
         None,
     ]
+
+
+def test_runs_are_kept_for_a_whole_month_at_least() -> None:
+    assert Plans.parse("[free]\nruns_days = 32")["free"].runs_days == 32
+    assert Plans.parse("[free]")["free"].runs_days is None
+    for wrong in (31, 36_501, '"32"'):
+        with pytest.raises(PlansInvalid, match="runs_days"):
+            Plans.parse(f"[free]\nruns_days = {wrong}")
