@@ -41,9 +41,11 @@ from server.rpc.interceptors.metrics import Metered
 from server.rpc.interceptors.tracing import Traced
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
 from server.rpc.templates import TemplatesServicer
+from server.rpc.usage import UsageServicer
 from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
@@ -56,15 +58,18 @@ from server.services.instances import InstancesService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
+from server.services.runs import RunsService
 from server.services.settling import Settling
 from server.services.system import SystemService
 from server.services.templates import TemplatesService
+from server.services.usage import UsageService
 from server.services.waiting import Waiters
 from server.settings import ServerSettings
 from server.store import migrate
 from server.store.database import Database
 from server.store.dialects import DatabaseRefused, Limits, create_engine
 from server.store.sealing import Sealer
+from server.store.usage import Quotas
 from server.telemetry.listener import listening
 from server.telemetry.server_metrics import ServerMetrics
 from server.telemetry.stopping import Stopping
@@ -109,7 +114,7 @@ def chosen_runtime(settings: ServerSettings) -> Runtime:
 def _local_runtime(settings: ServerSettings) -> Runtime:
     from server.providers.runtime.local import LocalRuntime
 
-    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin)
+    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin, report_to=settings.report_to)
 
 
 def _fly_runtime(settings: ServerSettings) -> Runtime:
@@ -133,6 +138,7 @@ def _fly_runtime(settings: ServerSettings) -> Runtime:
             engine_env=settings.fly_engine_env,
             suspend=settings.fly_suspend,
             requests_per_second=settings.fly_rate,
+            report_to=settings.report_to,
         )
     )
 
@@ -142,9 +148,9 @@ async def open_database(settings: ServerSettings) -> AsyncIterator[Database]:
     """The database in its newest shape. Raises StartFailed."""
     if not settings.database_url.get_secret_value():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    limits = _limits(settings)
+    limits, quotas = _limits(settings), Quotas(settings.plans(), utc_now)
     await _migrate(settings.store_url, limits)
-    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes)) as database:
+    async with Database(create_engine(settings.store_url, limits), Sealer(settings.key_bytes), quotas) as database:
         async with database.write() as tx:
             now = await tx.now(utc_now())
             await tx.instances.wake_all(now, alone=not database.is_shared)
@@ -199,7 +205,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
             await app.server.start()
-            jobs = [asyncio.create_task(one) for one in _work(app)]
+            jobs = [asyncio.create_task(one) for one in _work(app, plans)]
             await set_serving(app.health)
             for switch in settings.switches():
                 log.warning("development_switch_is_on", switch=switch)
@@ -210,13 +216,13 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
                 await _stop(app, jobs, runtime)
 
 
-def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+def _work(app: App, plans: Plans) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
         app.reconciler.run(),
         app.deployer.run(),
         app.orphans.run(),
-        keep_house(app.database, utc_now),
+        keep_house(app.database, plans, utc_now),
         announce_changes(app.propagation),
         notice_changes(app.settling),
     ]
@@ -255,7 +261,9 @@ def _build(
         system=SystemServicer(system),
         deployments=DeploymentsServicer(deployments, settings.public_url),
         templates=TemplatesServicer(TemplatesService(catalog)),
+        usage=UsageServicer(UsageService(database=database, plans=plans, clock=utc_now)),
         decisions=DecisionsServicer(decisions),
+        runs=RunsServicer(RunsService(database=database, clock=utc_now)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)

@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Coroutine
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,6 +157,32 @@ def settings() -> None:
 
     for title, kind in (("server", ServerSettings), ("proxy", ProxySettings), ("edge", EdgeSettings)):
         typer.echo(f"### {title}\n\n{kind.describe()}\n")
+
+
+usage_commands = typer.Typer(help="What organizations have used of their plans.", no_args_is_help=True)
+app.add_typer(usage_commands, name="usage")
+
+
+@usage_commands.command()
+def recompute(
+    check: Annotated[bool, typer.Option("--check", help="Only compare. Exit code 1: something differs.")] = False,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Leave periods alone that began before this day (UTC)."),
+    ] = None,
+) -> None:
+    """Count the executions of every period again, from the rows of runs, and set right what differs.
+
+    It reads ORCH8_DATABASE_URL (or ORCH8_DATA_DIR) and ORCH8_PLANS_FILE, and may run beside the servers: runs that are
+    reported meanwhile are counted once, and the proxies hear of organizations that may start runs again, or no more.
+    Each difference is one line.
+
+    Runs are deleted once a plan keeps them no longer. A period is left alone where some of its runs may be gone.
+    """
+    from server.recounting import run_recompute
+    from server.settings import StoreSettings
+
+    _run(run_recompute(StoreSettings.read(), check=check, since=since))
 
 
 def main() -> None:

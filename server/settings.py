@@ -46,7 +46,24 @@ def read_plans(path: Path | None) -> Plans:
         raise SettingsError(f"ORCH8_PLANS_FILE {source}: {error}") from error
 
 
-class FlySettings(SharedSettings):
+class StoreSettings(SharedSettings):
+    """Where the rows are, and the plans that they name: all that a command needs which only counts."""
+
+    data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
+    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
+        SecretStr(""),
+        description="Database address: postgresql://USER:PASSWORD@HOST/NAME with what libpq takes, such as sslmode, or "
+        "sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
+    )
+    plans_file: Path | None = Field(None, description="The plans, in TOML. Unset: those of the package.")
+
+    @property
+    def store_url(self) -> str:
+        """The database address as the store takes it. Secret."""
+        return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"
+
+
+class FlySettings(StoreSettings):
     """Where engines run, and how they are laid out if that is Fly."""
 
     runtime: Literal["local", "fly"] = Field("local", description="Where engines run: `local` (this machine) or `fly`.")
@@ -103,12 +120,6 @@ class ServerSettings(FlySettings):
     server_metrics_listen: OptionalAddressSetting = Field(
         None, description="Where the server answers /healthz, /readyz and /metrics. Empty: nowhere."
     )
-    data_dir: Path = Field(Path(".orch8"), description="Folder for the database and the local engines.")
-    database_url: Annotated[SecretStr, AfterValidator(_database_url)] = Field(
-        SecretStr(""),
-        description="Database address: postgresql://USER:PASSWORD@HOST/NAME with what libpq takes, such as sslmode, or "
-        "sqlite:////var/lib/orch8/orch8.db. Empty: orch8.db in the data folder.",
-    )
     database_pool_size: int = Field(10, ge=2, le=1000, description="Connections to Postgres that are kept open.")
     database_pool_overflow: int = Field(10, ge=0, le=1000, description="How many more there may be under load.")
     database_pool_timeout: float = Field(
@@ -142,7 +153,6 @@ class ServerSettings(FlySettings):
     )
     org_claim: str = Field("app_metadata.org_id", min_length=1, description="Claim path of the organization's id.")
     role_claim: str = Field("app_metadata.org_role", min_length=1, description="Claim path of the member's role.")
-    plans_file: Path | None = Field(None, description="The plans, in TOML. Unset: those of the package.")
     template_dirs: tuple[Path, ...] = Field(
         (), description="Folders with further templates, as JSON; each template is a folder with a template.json."
     )
@@ -152,6 +162,12 @@ class ServerSettings(FlySettings):
     )
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
+    )
+    ingest_url: str = Field(
+        "",
+        pattern=rf"({_ORIGIN})|^$",
+        description="The address at which engines report their runs. Empty: ORCH8_PUBLIC_URL. Engines take https only, "
+        "and without it report nothing; the development engine also takes http on this machine.",
     )
     orphans: Literal["report", "remove"] = Field(
         "report", description="What is done about engines of ours that belong to no instance: report or remove."
@@ -180,6 +196,11 @@ class ServerSettings(FlySettings):
             transition=timedelta(seconds=self.transition_deadline),
         )
 
+    @property
+    def report_to(self) -> str:
+        """Where engines report their runs."""
+        return self.ingest_url or self.public_url
+
     def plans(self) -> Plans:
         """The plans, among which the default one must be. Raises SettingsError."""
         plans = read_plans(self.plans_file)
@@ -196,8 +217,3 @@ class ServerSettings(FlySettings):
     def key_bytes(self) -> bytes:
         """The sealing key itself."""
         return base64.b64decode(self.secret_key.get_secret_value())
-
-    @property
-    def store_url(self) -> str:
-        """The database address as the store takes it. Secret."""
-        return self.database_url.get_secret_value() or f"sqlite:///{(self.data_dir / 'orch8.db').absolute()}"

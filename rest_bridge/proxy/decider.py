@@ -18,8 +18,8 @@ from rest_bridge.proxy.records import Records
 from rest_bridge.proxy.refusals import Refusal
 from rest_bridge.proxy.routes import Knowledge
 from rest_bridge.proxy.signing import signed_headers
+from rest_bridge.proxy.starts import starts_run
 from rest_bridge.proxy.streams import Streams
-from rest_bridge.proxy.targets import PathTarget
 from rest_bridge.proxy.traffic import Traffic
 from rest_bridge.proxy.trail import Trail
 from server.domain.decisions import API_KEY, Credential, Decision, Guard, KeyCredential, decide
@@ -90,14 +90,26 @@ class Decider:
         return answer
 
     async def admit(self, trail: Trail, headers: Headers, *, drawn: bool) -> Admission | None:
-        """Decides as `decide` does. None, and nothing noted, where the request does not pass: then ask `decide`."""
+        """Decides as `decide` does, for an edge that repeats the decision whatever the method and the path are.
+
+        None, and nothing noted, where the request does not pass or the decision depends on them: then ask `decide`.
+        """
         began = time.perf_counter()
-        answer = await self._made(trail, headers, b"") if self._knowledge.is_fresh() else None
+        repeats = self._knowledge.is_fresh() and not await self._is_capped(trail.path.instance_id)
+        answer = await self._made(trail, headers, b"") if repeats else None
         if not isinstance(answer, Admission):
             return None
         self._counts.decided(answer, began)
         self._note(trail, answer, drawn=drawn)
         return answer
+
+    async def _is_capped(self, instance_id: str) -> bool:
+        """Whether some requests to the instance are refused for what they start, or nobody can tell."""
+        try:
+            route = await self._knowledge.route(instance_id)
+        except ServerAway:
+            return True
+        return route is not None and route.cap(datetime.now(UTC)) is not None
 
     async def _made(self, trail: Trail, headers: Headers, body: bytes) -> Admission | Refusal:
         try:
@@ -133,11 +145,11 @@ class Decider:
         )
         if decision.guard is None:
             return refusals.not_let_in(decision, credential, had_token=token is not None)
-        return self._answer(path, route, guards, decision, decision.guard, credential, headers, body)
+        return self._answer(trail, route, guards, decision, decision.guard, credential, headers, body)
 
     def _answer(
         self,
-        path: PathTarget,
+        trail: Trail,
         route: Route,
         guards: Sequence[Guard],
         decision: Decision,
@@ -147,8 +159,13 @@ class Decider:
         body: bytes,
     ) -> Admission | Refusal:
         """The answer to a caller whom a policy, the guard, lets in."""
+        path = trail.path
         if route.upstream is None or route.status != RUNNING:
             return refusals.not_running(path.instance_id, route.status)
+        if route.start_cap is not None and starts_run(trail.method, path):
+            now = datetime.now(UTC)
+            if (cap := route.cap(now)) is not None:
+                return refusals.quota_exceeded(cap, now)
         crowded = self._streams.crowded(route.target.org_id, route.limits.open_streams)
         if crowded is not None and asks_for_stream(headers):
             return crowded

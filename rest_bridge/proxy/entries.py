@@ -15,6 +15,7 @@ from server.domain.decisions import DEFAULT_GUARD, Guard, KeyCredential, Target,
 from server.domain.plans import Rate, TrafficLimits
 from server.domain.providers import PROVIDERS, issuer_of
 from server.domain.rules import violations
+from server.domain.usage import Cap
 
 RUNNING = "running"
 CLUSTER_HTTP = b"engine_http"
@@ -53,6 +54,11 @@ class Route:
     limits: TrafficLimits
     marks: Mapping[str, str]
     """By policy id, a mark that changes with the policy: who holds it was let in by what still stands."""
+    start_cap: Cap | None
+
+    def cap(self, now: datetime) -> Cap | None:
+        """What keeps requests from starting runs at this moment."""
+        return self.start_cap if self.start_cap is not None and now < self.start_cap.until else None
 
     def guards(self, slug: str | None) -> tuple[Guard, ...]:
         """The policies that protect a slug, or the tunnel. Empty: no such gateway endpoint."""
@@ -73,6 +79,7 @@ def route_from(message: dataplane_pb2.Route) -> Route:
         limits=_limits(message.limits),
         marks={policy.policy_id: _mark(policy) for policy in message.policies}
         | ({DEFAULT_GUARD.policy_id: DEFAULT_GUARD.policy_id} if tunnel == (DEFAULT_GUARD,) else {}),
+        start_cap=_start_cap(message.start_cap) if message.HasField("start_cap") else None,
     )
 
 
@@ -129,6 +136,10 @@ def _limits(message: dataplane_pb2.Limits) -> TrafficLimits:
         key=_rate(message.key) if message.HasField("key") else None,
         open_streams=message.open_streams if message.HasField("open_streams") else None,
     )
+
+
+def _start_cap(message: dataplane_pb2.StartCap) -> Cap:
+    return Cap(plan=message.plan, quota=message.quota, until=_time(message.until))
 
 
 def _rate(message: dataplane_pb2.Rate) -> Rate:

@@ -1,13 +1,16 @@
 """The answers of the proxy itself: what it says, in the contract's one error shape, when a request does not pass."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import lru_cache
 
 from rest_bridge.errors import error_body, http_status
 from rest_bridge.proxy.headers import Header
 from rest_bridge.proxy.limits import KEY, Standing
 from server.domain.decisions import Credential, Decision, KeyCredential
+from server.domain.usage import Cap
 
 RETRY_AFTER = 2
 GATEWAY_LIMIT = 1024 * 1024
@@ -148,6 +151,18 @@ def _too_many(scope: str, per_second: int, burst: int, retry_after: int) -> Refu
     )
     metadata = {"scope": scope, "limit": str(per_second), "burst": str(burst)}
     return refusal("RATE_LIMITED", message, metadata, retry_after=retry_after)
+
+
+def quota_exceeded(cap: Cap, now: datetime) -> Refusal:
+    """The request would start a run, and the plan's executions are used up."""
+    end = f"{cap.until:%Y-%m-%dT%H:%M:%SZ}"
+    message = (
+        f"The {cap.plan} plan includes {cap.quota} executions in a period, and they are used up. Runs can be started "
+        f"again from {end} on, or with a larger plan."
+    )
+    metadata = {"plan": cap.plan, "limit": str(cap.quota), "period_end": end}
+    wait = max(1, math.ceil((cap.until - now).total_seconds()))
+    return refusal("QUOTA_EXCEEDED", message, metadata, retry_after=wait)
 
 
 def too_many_unseen(instance_id: str) -> Refusal:

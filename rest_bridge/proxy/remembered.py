@@ -3,8 +3,9 @@
 A busy worker of Envoy asks here, by POST, instead of by ext_authz. The answer renews the worker's lease and tells what
 has changed since the last one (edge_leases.py). If the question was about a request, and the request passes, the answer
 also holds all that the worker needs to answer the same question alike: instance and Authorization header, exactly. So
-only decisions that depend on nothing else are asked about. What was repeated is counted, and charged to the plan's
-rates, with the next question.
+only decisions that depend on nothing else are asked about, and none is given while an organization may start no more
+runs, since method and path matter then. What was repeated is counted, and charged to the plan's rates, with the next
+question.
 
 The question's body is a line with the version that the worker knows of, and a line for each sort of request that it has
 let pass since: `u`, a number, and whose they were. The answer is lines too, which begin with a word: `v` the lease, `t`
@@ -39,9 +40,9 @@ MAX_QUESTION = 64 * 1024
 NONE = "-"
 # The version that a worker sends which only reports.
 ONLY_COUNTS = "counts"
-# For so long a decision is fresh; then one request asks again, and others go on for a moment more. Whatever takes an API
-# key's access away is told, so asking again is a precaution only; an issuer may withdraw the key behind a token without a
-# word, so tokens are asked about more often. Entries have their turns at different times.
+# For so long a decision is fresh; then one request asks again, and others go on for a moment more. Whatever takes an
+# API key's access away is told, so asking again is a precaution only; an issuer may withdraw the key behind a token
+# without a word, so tokens are asked about more often. Entries have their turns at different times.
 FRESH_S = (600.0, 900.0)
 FRESH_TOKEN_S = (10.0, 15.0)
 MORE_S = 2.0

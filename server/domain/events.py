@@ -1,4 +1,4 @@
-"""What happens to instances and their engines, as their owners are told of it."""
+"""What happens to an organization and its instances and engines, as their owners are told of it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,14 +27,19 @@ class EventKind(StrEnum):
     DEPLOYMENT_RUNNING = "deployment.running"  # its webhook lets callers in
     DEPLOYMENT_FAILED = "deployment.failed"  # its engine could not take it
     DEPLOYMENT_DELETED = "deployment.deleted"  # by itself, or with its instance
+    QUOTA_80 = "usage.quota_80"  # four fifths of the period's executions are used
+    QUOTA_100 = "usage.quota_100"  # all of them are
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One thing that happened. `details` is JSON, and holds no secret. `id` is None until it is stored."""
+    """One thing that happened. `details` is JSON, and holds no secret. `id` is None until it is stored.
+
+    `instance_id` is None where it happened to the organization.
+    """
 
     org_id: str
-    instance_id: str
+    instance_id: str | None
     kind: EventKind
     at: datetime
     details: Mapping[str, str | int | float] = field(default_factory=dict)

@@ -7,16 +7,21 @@ from dataclasses import dataclass
 FREE = "free"
 # What the proxies are told fits in 32 bits.
 MOST = 2**31 - 1
+# Days for which a run is kept: a whole month and more, so that its executions can be counted again from the runs, and
+# not more than a time can say.
+FEWEST_RUNS_DAYS, MOST_RUNS_DAYS = 32, 36_500
 KEYS = frozenset(
     {
         "running_instances",
         "executions_per_month",
+        "executions_hard_cap",
         "templates",
         "requests_per_second",
         "request_burst",
         "key_requests_per_second",
         "key_request_burst",
         "open_streams",
+        "runs_days",
     }
 )
 
@@ -47,13 +52,16 @@ UNLIMITED = TrafficLimits()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """One plan. None means no limit."""
+    """One plan. None means no limit. `executions_hard_cap`: past `executions_per_month` no more runs may be started."""
 
     name: str
     running_instances: int | None
     executions_per_month: int | None
+    executions_hard_cap: bool
     templates: tuple[str, ...]
     traffic: TrafficLimits
+    # Days for which runs are kept once they have ended.
+    runs_days: int | None = None
 
 
 class Plans:
@@ -85,6 +93,11 @@ class Plans:
         """Whether any plan may deploy templates of that one."""
         return any(template_plan in plan.templates for plan in self._plans.values())
 
+    @property
+    def fewest_runs_days(self) -> int | None:
+        """The days for which whichever plan keeps the runs that have ended. None: every plan keeps them for ever."""
+        return min((plan.runs_days for plan in self._plans.values() if plan.runs_days is not None), default=None)
+
 
 def _plan(name: str, table: object) -> Plan:
     if not isinstance(table, dict):
@@ -99,13 +112,31 @@ def _plan(name: str, table: object) -> Plan:
         name=name,
         running_instances=_limit(name, table, "running_instances"),
         executions_per_month=_limit(name, table, "executions_per_month"),
+        executions_hard_cap=_hard_cap(name, table),
         templates=tuple(templates),
         traffic=TrafficLimits(
             organization=_rate(name, table, "requests_per_second", "request_burst"),
             key=_rate(name, table, "key_requests_per_second", "key_request_burst"),
             open_streams=_countable(name, table, "open_streams"),
         ),
+        runs_days=_runs_days(name, table),
     )
+
+
+def _hard_cap(name: str, table: dict[str, object]) -> bool:
+    value = table.get("executions_hard_cap", False)
+    if not isinstance(value, bool):
+        raise PlansInvalid(f"{name}.executions_hard_cap: must be true or false")
+    if value and table.get("executions_per_month") is None:
+        raise PlansInvalid(f"{name}.executions_hard_cap: needs executions_per_month beside it")
+    return value
+
+
+def _runs_days(name: str, table: dict[str, object]) -> int | None:
+    days = _limit(name, table, "runs_days")
+    if days is not None and not FEWEST_RUNS_DAYS <= days <= MOST_RUNS_DAYS:
+        raise PlansInvalid(f"{name}.runs_days: must be from {FEWEST_RUNS_DAYS} to {MOST_RUNS_DAYS}")
+    return days
 
 
 def _rate(name: str, table: dict[str, object], rate_key: str, burst_key: str) -> Rate | None:

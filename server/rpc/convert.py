@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import NULL_VALUE, ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-from orch8cloud.v1 import api_keys_pb2, instances_pb2, organization_pb2, policies_pb2
+from orch8cloud.v1 import api_keys_pb2, instances_pb2, organization_pb2, policies_pb2, usage_pb2
 
 from server.domain.access import Role
 from server.domain.api_keys import ApiKey
@@ -15,6 +15,7 @@ from server.domain.instances import Instance
 from server.domain.patch import UNSET
 from server.domain.plans import Plan
 from server.domain.policies import Policy, PolicyPatch
+from server.domain.usage import Usage, pct
 from server.domain.warnings import warnings
 from server.store.organizations import Organization
 
@@ -91,6 +92,18 @@ def organization(found: Organization, plan: Plan, role: Role) -> organization_pb
         templates=plan.templates,
     )
     return organization_pb2.Organization(id=found.id, name=found.name, plan=plan.name, role=role, limits=limits)
+
+
+def usage(found: Usage, plan: Plan) -> usage_pb2.Usage:
+    """The executions of a period, and what the plan says to them."""
+    quota = plan.executions_per_month
+    return usage_pb2.Usage(
+        period_start=timestamp(found.period.start),
+        period_end=timestamp(found.period.last_second),
+        executions=found.executions,
+        quota=nullable(quota),
+        pct=nullable(pct(found.executions, quota)),
+    )
 
 
 def policy(found: Policy) -> policies_pb2.Policy:

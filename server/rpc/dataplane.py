@@ -16,6 +16,7 @@ from orch8cloud.v1 import decisions_pb2
 from server.domain.api_keys import ApiKey
 from server.domain.plans import Rate, TrafficLimits
 from server.domain.policies import Policy
+from server.domain.usage import Cap
 from server.errors import FieldViolation, InvalidArgument
 from server.rpc.convert import list_value, moment, struct
 from server.services.dataplane import DataPlane, Route, TrafficCount
@@ -136,7 +137,12 @@ def _route(route: Route) -> pb.Route:
         upstream=upstream,
         policies=[_policy(policy) for policy in route.policies],
         limits=_limits(route.limits),
+        start_cap=_start_cap(route.start_cap),
     )
+
+
+def _start_cap(cap: Cap | None) -> pb.StartCap | None:
+    return None if cap is None else pb.StartCap(plan=cap.plan, quota=cap.quota, until=_exact(cap.until))
 
 
 def _limits(limits: TrafficLimits) -> pb.Limits:

@@ -23,10 +23,14 @@ from orch8cloud.v1 import (
     organization_pb2_grpc,
     policies_pb2,
     policies_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
     templates_pb2,
     templates_pb2_grpc,
+    usage_pb2,
+    usage_pb2_grpc,
 )
 
 from server.domain.addresses import Address
@@ -44,8 +48,10 @@ from server.rpc.interceptors.idempotency import IdempotentCalls
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.system import SystemServicer
 from server.rpc.templates import TemplatesServicer
+from server.rpc.usage import UsageServicer
 from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
@@ -59,6 +65,9 @@ PUBLIC: tuple[FileDescriptor, ...] = tuple(
         decisions_pb2,
         system_pb2,
         templates_pb2,
+        runs_pb2,
+        system_pb2,
+        usage_pb2,
     )
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -86,8 +95,10 @@ class Servicers:
     policies: PoliciesServicer
     deployments: DeploymentsServicer
     decisions: DecisionsServicer
+    runs: RunsServicer
     system: SystemServicer
     templates: TemplatesServicer
+    usage: UsageServicer
     dataplane: DataPlaneServicer
 
 
@@ -118,8 +129,10 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     deployments_pb2_grpc.add_DeploymentsServiceServicer_to_server(servicers.deployments, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
+    runs_pb2_grpc.add_RunsServiceServicer_to_server(servicers.runs, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     templates_pb2_grpc.add_TemplatesServiceServicer_to_server(servicers.templates, server)
+    usage_pb2_grpc.add_UsageServiceServicer_to_server(servicers.usage, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 
 

@@ -8,6 +8,7 @@ from server.domain.api_keys import ApiKey
 from server.domain.instances import Instance, Phase, Status
 from server.domain.plans import FREE, UNLIMITED, Plans, TrafficLimits
 from server.domain.policies import Policy
+from server.domain.usage import Cap, cap_of
 from server.errors import NotFound
 from server.providers.runtime.base import Upstream
 from server.services.identifiers import Clock
@@ -28,6 +29,7 @@ class Route:
     engine_key: str
     policies: tuple[Policy, ...]
     limits: TrafficLimits
+    start_cap: Cap | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +57,10 @@ class DataPlane:
     async def route(self, instance_id: str) -> Route:
         """All that is needed to decide about an instance and to reach it. Raises NotFound.
 
-        Its limits are those of the organization's plan: whoever changes it must note a change of each of its instances.
+        Its limits are those of the organization's plan: whoever changes it, or the usage beyond its quota, must note a
+        change of each of its instances (`tx.usage.caps_changed`).
         """
+        now = self._clock()
         async with self._database.read() as tx:
             instance = await tx.instances.find(instance_id)
             if instance is None:
@@ -64,17 +68,17 @@ class DataPlane:
             policies = await tx.policies.of_instance(instance_id)
             keys = await tx.instances.keys(instance_id)
             organization = await tx.organizations.get(instance.org_id)
+            plan = self._plans[organization.plan if organization is not None else FREE]
+            usage = await tx.usage.current(instance.org_id, now)
         return Route(
             instance=instance,
             status=_status(instance),
             upstream=upstream_of(instance),
             engine_key=keys.engine_key,
             policies=tuple(policy for policy in policies if policy.fields.enabled),
-            limits=self._limits(organization.plan if organization is not None else FREE),
+            limits=plan.traffic if self._limited else UNLIMITED,
+            start_cap=cap_of(plan, usage),
         )
-
-    def _limits(self, plan: str) -> TrafficLimits:
-        return self._plans[plan].traffic if self._limited else UNLIMITED
 
     async def key(self, sha256: bytes) -> ApiKey:
         """What is known of a key. Raises NotFound."""

@@ -37,14 +37,16 @@ from server.store.instances import Instances
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
+from server.store.runs import Runs
 from server.store.sealing import Sealer
 from server.store.traffic import Traffic
+from server.store.usage import Quotas, Usage
 
 
 class UnitOfWork:
     """One transaction, with every repository on it. Leaving without commit() takes everything back."""
 
-    def __init__(self, session: AsyncSession, sealer: Sealer) -> None:
+    def __init__(self, session: AsyncSession, sealer: Sealer, quotas: Quotas | None = None) -> None:
         self._session = session
         self.organizations = Organizations(session)
         self.instances = Instances(session, sealer)
@@ -57,6 +59,8 @@ class UnitOfWork:
         self.traffic = Traffic(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
+        self.runs = Runs(session)
+        self.usage = Usage(session, quotas, instances=self.instances, events=self.events, changes=self.changes)
 
     async def now(self, here: datetime) -> datetime:
         """The moment by the clock that all servers share: where this one is alone its own, `here`."""
@@ -72,11 +76,12 @@ class UnitOfWork:
 
 
 class Database:
-    """Opens units of work."""
+    """Opens units of work. `quotas`: what is done about quotas that are used up; None: nothing, runs are counted."""
 
-    def __init__(self, engine: AsyncEngine, sealer: Sealer) -> None:
+    def __init__(self, engine: AsyncEngine, sealer: Sealer, quotas: Quotas | None = None) -> None:
         self.engine = engine
         self._sealer = sealer
+        self._quotas = quotas
         self._turn = writers_turn(engine)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reader = reader(engine)
@@ -98,13 +103,13 @@ class Database:
         async with queue or nullcontext(), self._session(self.engine) as session:
             if turn is not None:
                 await take_turn(session, Turn.NAMED, turn)
-            yield UnitOfWork(session, self._sealer)
+            yield UnitOfWork(session, self._sealer, self._quotas)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:
         """A transaction that only reads, from one snapshot, and waits for nobody. Raises DatabaseUnavailable."""
         async with self._session(self._reader) as session:
-            yield UnitOfWork(session, self._sealer)
+            yield UnitOfWork(session, self._sealer, self._quotas)
 
     @asynccontextmanager
     async def _session(self, engine: AsyncEngine) -> AsyncIterator[AsyncSession]:

@@ -6,18 +6,20 @@ from datetime import datetime
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from server.domain.usage import Period
 from server.store.tables import OrganizationRow
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Organization:
-    """An organization as it is stored."""
+    """An organization as it is stored. `period` is the current one of its subscription, where it has one."""
 
     id: str
     name: str
     plan: str
     created_at: datetime
     personal_for: str | None = None
+    period: Period | None = None
 
 
 class Organizations:
@@ -37,6 +39,10 @@ class Organizations:
         row = found.first()
         return _organization(row) if row else None
 
+    async def plans(self) -> list[str]:
+        """The names of the plans that there are organizations of."""
+        return list(await self._session.exec(select(OrganizationRow.plan).distinct()))
+
     async def add(self, organization: Organization) -> None:
         """Stores a new organization."""
         self._session.add(
@@ -46,6 +52,8 @@ class Organizations:
                 plan=organization.plan,
                 personal_for=organization.personal_for,
                 created_at=organization.created_at,
+                period_start=organization.period.start if organization.period else None,
+                period_end=organization.period.end if organization.period else None,
             )
         )
         await self._session.flush()
@@ -53,5 +61,10 @@ class Organizations:
 
 def _organization(row: OrganizationRow) -> Organization:
     return Organization(
-        id=row.id, name=row.name, plan=row.plan, created_at=row.created_at, personal_for=row.personal_for
+        id=row.id,
+        name=row.name,
+        plan=row.plan,
+        created_at=row.created_at,
+        personal_for=row.personal_for,
+        period=Period(row.period_start, row.period_end) if row.period_start and row.period_end else None,
     )

@@ -36,6 +36,9 @@ class OrganizationRow(Table, table=True):
     # The user whose personal organization this is.
     personal_for: str | None = Field(default=None, unique=True)
     created_at: datetime = Field(sa_type=UtcDateTime)
+    # The current period of its subscription, both or neither: see server.domain.usage.
+    period_start: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    period_end: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class InstanceRow(Table, table=True):
@@ -52,6 +55,7 @@ class InstanceRow(Table, table=True):
             postgresql_where=text("desired <> 'deleted'"),
         ),
         Index("ix_instances_due", "due_at"),
+        Index("uq_instances_ingest_sha256", "ingest_sha256", unique=True),
     )
 
     id: str = Field(primary_key=True)
@@ -63,6 +67,9 @@ class InstanceRow(Table, table=True):
     error: str | None = None
     engine_key: bytes = Field(sa_type=LargeBinary)
     encryption_key: bytes = Field(sa_type=LargeBinary)
+    # With which the engine reports its runs; null until an engine is told one, where an instance is older than this.
+    ingest_key: bytes | None = Field(default=None, sa_type=LargeBinary)
+    ingest_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)
     host: str | None = None
     port: int | None = None
     tls: bool = False
@@ -187,7 +194,7 @@ class ChangeRow(Table, table=True):
 
 
 class EventRow(Table, table=True):
-    """Something that happened to an instance, in the transaction that made it so."""
+    """Something that happened to an instance, or to an organization, in the transaction that made it so."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -199,7 +206,7 @@ class EventRow(Table, table=True):
     id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
     # No foreign keys: an event outlives its instance.
     org_id: str
-    instance_id: str
+    instance_id: str | None = None
     kind: str
     at: datetime = Field(sa_type=UtcDateTime)
     details: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
@@ -256,6 +263,54 @@ class TrafficRow(Table, table=True):
     policy_id: str = Field(primary_key=True)
     status: int = Field(primary_key=True)
     requests: int = Field(sa_type=BigInteger)
+
+
+class RunRow(Table, table=True):
+    """A run, as its engine has reported it; see server.domain.runs.
+
+    No column of an index ever changes, and there is room for the next version of a row beside it: then Postgres need
+    not touch an index when a run goes on.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_org_id_started_at", "org_id", "started_at"),
+        Index("ix_runs_instance_id_started_at", "instance_id", "started_at"),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    # No foreign keys: a run outlives its instance.
+    instance_id: str = Field(primary_key=True)
+    run_id: str = Field(primary_key=True)
+    org_id: str
+    sequence: str
+    sequence_version: int | None = None
+    state: str
+    # The start for which it was counted: that of its earliest event among the first that came.
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    step_id: str
+    duration_ms: int | None = None
+    error_kind: str | None = None
+    sub_tenant: str | None = None
+    # JSON: [[microseconds since 1970, state, step], …], by time.
+    transitions: str
+    cut: bool
+
+
+class UsageRow(Table, table=True):
+    """How many runs an organization has started in a period, and for which quotas it was told how many those are."""
+
+    __tablename__ = "usage"
+
+    org_id: str = Field(primary_key=True, foreign_key="organizations.id")
+    period_start: datetime = Field(sa_type=UtcDateTime, primary_key=True)
+    period_end: datetime = Field(sa_type=UtcDateTime)
+    executions: int = Field(sa_type=BigInteger)
+    # The largest quota of which it was told that 80 %, and 100 %, are used.
+    told_80: int | None = Field(default=None, sa_type=BigInteger)
+    told_100: int | None = Field(default=None, sa_type=BigInteger)
 
 
 class ProxyRow(Table, table=True):

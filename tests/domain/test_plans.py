@@ -44,6 +44,8 @@ def test_burst_is_twice_the_rate_where_it_is_left_out(rate: int, burst: int) -> 
         ("open_streams = -1", "free.open_streams: must be a number"),
         (f"open_streams = {MOST + 1}", "free.open_streams: must be at most"),
         ("request_per_second = 5", "unknown key 'request_per_second'"),
+        ("executions_per_month = 5\nexecutions_hard_cap = 1", "free.executions_hard_cap: must be true or false"),
+        ("executions_hard_cap = true", "free.executions_hard_cap: needs executions_per_month"),
     ],
 )
 def test_a_broken_limit_is_named(text: str, why: str) -> None:
@@ -64,3 +66,27 @@ def test_the_shipped_plans_allow_more_the_more_they_cost() -> None:
         organization=Rate(per_second=20000, burst=40000), key=Rate(per_second=20000, burst=40000), open_streams=5000
     )
     assert found["enterprise"] == TrafficLimits()
+
+
+def test_only_the_shipped_free_plan_ends_with_its_executions() -> None:
+    plans = read_plans(None)
+    assert {name: plans[name].executions_hard_cap for name in ("free", "starter", "pro", "enterprise")} == {
+        "free": True,
+        "starter": False,
+        "pro": False,
+        "enterprise": False,
+    }
+    assert [plans[name].executions_per_month for name in ("free", "starter", "pro", "enterprise")] == [
+        1_000,
+        100_000,
+        1_000_000,
+        None,
+    ]
+
+
+def test_runs_are_kept_for_a_whole_month_at_least() -> None:
+    assert Plans.parse("[free]\nruns_days = 32")["free"].runs_days == 32
+    assert Plans.parse("[free]")["free"].runs_days is None
+    for wrong in (31, 36_501, '"32"'):
+        with pytest.raises(PlansInvalid, match="runs_days"):
+            Plans.parse(f"[free]\nruns_days = {wrong}")

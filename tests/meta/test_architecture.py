@@ -68,6 +68,14 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "server.doctor": ("server", "rest_bridge"),
     "server.migrating": ("server.store", "server.configuration"),
     "server.templating": ("server.providers.templates", "server.domain", "server.configuration"),
+    "server.recounting": (
+        "server.services",
+        "server.store",
+        "server.settings",
+        "server.configuration",
+        "server.domain",
+        "server.errors",
+    ),
     "server.cli": ("server", "rest_bridge"),
     "server.__main__": ("server.cli",),
     "rest_bridge": (

@@ -10,7 +10,7 @@ import pytest_asyncio
 
 from server.domain import keys
 from tests.rest_bridge.data_path import world as table
-from tests.rest_bridge.data_path.cases import rules
+from tests.rest_bridge.data_path.cases import quota, rules
 from tests.rest_bridge.data_path.paths import direct_path, envoy_path
 from tests.rest_bridge.data_path.raw_engine import RawEngine
 from tests.rest_bridge.proxy import fake_server
@@ -58,7 +58,7 @@ async def running_world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterat
             provider: await stack.enter_async_context(running_issuer(name))
             for provider, (name, _) in table.ISSUERS.items()
         }
-        for instance_id, instance in {**table.INSTANCES, **rules.INSTANCES}.items():
+        for instance_id, instance in {**table.INSTANCES, **rules.INSTANCES, **quota.INSTANCES}.items():
             port = raw_engine.port if instance.engine == "raw" else engine.port
             service.routes[instance_id] = route_message(instance_id, instance, engine_port=port)
         for key, fields in KEYS.items():

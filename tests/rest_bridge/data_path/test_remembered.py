@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
@@ -13,7 +14,7 @@ import pytest_asyncio
 from server.domain import keys
 from tests.rest_bridge.data_path.conftest import BUSY, World
 from tests.rest_bridge.data_path.wire import Answer, request, send
-from tests.rest_bridge.proxy.cases import INSTANCES, KEY, KEYS, Instance, bearer
+from tests.rest_bridge.proxy.cases import FUTURE, INSTANCES, KEY, KEYS, Instance, bearer
 from tests.rest_bridge.proxy.conftest import key_message, route_message
 from tests.support.calls import eventually
 
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 PLAIN, OTHER = "inst_plain", "inst_plain2"
 PATIENCE_S = 20.0
+CAP = {"plan": "free", "quota": 1000, "until": FUTURE}
 
 
 class Calls:
@@ -267,3 +269,51 @@ async def test_no_key_passes_once_its_revocation_is_acknowledged(world: World) -
     assert storm.wrong == []
     assert len(storm.gone) == storm.LANES * storm.EACH
     assert repeated(storm.alone) > storm.passed / 10
+
+
+async def test_once_runs_are_used_up_what_starts_one_is_refused_and_nothing_is_repeated(
+    calls: Calls, put: Callable[[str, Instance], None]
+) -> None:
+    """What was learnt of a GET must not let a POST pass that starts a run: the question is the same."""
+    starting = request(f"/api/tunnel/{PLAIN}/instances", [bearer(KEY)], b"{}", method="POST")
+    await calls.until_repeated()
+    port = calls.world.ports[BUSY]
+    while not repeated([await send(port, starting) for _ in range(3)]):
+        await calls.until_repeated()
+    put(PLAIN, Instance(start_cap=CAP))
+    await calls.change(instance_id=PLAIN)
+    calls.world.clear()
+    # So often that there would be a decision to repeat when the start comes.
+    passed = [await calls.call() for _ in range(6)]
+    answer = await send(port, starting)
+    assert (answer.status, answer.reason) == (429, "QUOTA_EXCEEDED")
+    for _ in range(6):
+        passed.append(await calls.call())
+        assert (await send(port, starting)).status == 429
+    assert {answer.status for answer in passed} == {200}
+    assert not repeated(passed)
+    assert {seen.path for seen in calls.world.engine.seen} == {"/x"}
+
+
+async def test_when_runs_may_be_started_again_decisions_are_repeated_again(
+    calls: Calls, put: Callable[[str, Instance], None]
+) -> None:
+    put(PLAIN, Instance(start_cap=CAP))
+    await calls.change(instance_id=PLAIN)
+    assert not repeated([await calls.call() for _ in range(6)])
+    put(PLAIN, Instance())
+    await calls.change(instance_id=PLAIN)
+    await calls.until_repeated()
+
+
+async def test_when_the_period_ends_nobody_has_to_be_told(calls: Calls, put: Callable[[str, Instance], None]) -> None:
+    starting = request(f"/api/tunnel/{PLAIN}/instances", [bearer(KEY)], b"{}", method="POST")
+    ends = datetime.now(UTC) + timedelta(seconds=2)
+    put(PLAIN, Instance(start_cap={**CAP, "until": ends.isoformat()}))
+    await calls.change(instance_id=PLAIN)
+    statuses = [(await send(calls.world.ports[BUSY], starting)).status]
+    while statuses[-1] == 429:
+        statuses.append((await send(calls.world.ports[BUSY], starting)).status)
+    assert datetime.now(UTC) >= ends
+    assert statuses[-1] == 200
+    await calls.until_repeated()

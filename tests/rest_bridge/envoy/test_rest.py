@@ -1,12 +1,16 @@
 import asyncio
 import gzip
 import json
+from datetime import UTC, datetime
 
 import grpc
 import pytest
 from google.protobuf.struct_pb2 import NULL_VALUE, Value
 from orch8cloud.v1 import api_keys_pb2, instances_pb2, system_pb2
 
+from server.domain.plans import Plans
+from server.domain.usage import Period, Usage
+from server.rpc.convert import usage
 from tests.rest_bridge.envoy.conftest import ORIGIN, Edge
 from tests.rest_bridge.envoy.fakes import Context, answering, assert_error, failing, get_raw, send_raw
 
@@ -260,3 +264,23 @@ async def test_pages_of_allowed_sites_may_call(edge: Edge) -> None:
     assert "access-control-allow-origin" not in stranger.headers
     refused = await edge.http.options("/api/instances", headers={**asking, "origin": "https://evil.test"})
     assert_error(refused, 404, "NOT_FOUND")
+
+
+@pytest.mark.parametrize(
+    ("executions", "quota", "numbers"),
+    [
+        (45_200, 100_000, '"executions":45200,"quota":100000,"pct":45.2'),
+        (3_000_000_000, 1_000_000, '"executions":3000000000,"quota":1000000,"pct":300000'),
+        (0, None, '"executions":0,"quota":null,"pct":null'),
+    ],
+)
+async def test_usage_is_as_the_product_describes_it(
+    edge: Edge, executions: int, quota: int | None, numbers: str
+) -> None:
+    limit = "" if quota is None else f"executions_per_month = {quota}"
+    period = Period(datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 2, 1, tzinfo=UTC))
+    found = usage(Usage(period=period, executions=executions), Plans.parse(f"[free]\n{limit}")["free"])
+    edge.server.answers["GetCurrentUsage"] = answering(found)
+    got = await edge.http.get("/api/usage/current")
+    times = '"period_start":"2024-01-01T00:00:00Z","period_end":"2024-01-31T23:59:59Z"'
+    assert got.text == f"{{{times},{numbers}}}"

@@ -40,6 +40,7 @@ class Instance:
     policies: Sequence[Mapping[str, Any]] = ()
     org_id: str = "org_a"
     limits: Mapping[str, Any] = field(default_factory=dict)
+    start_cap: Mapping[str, Any] | None = None
 
 
 INSTANCES: Mapping[str, Instance] = {

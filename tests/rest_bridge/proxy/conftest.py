@@ -44,6 +44,8 @@ def route_message(instance_id: str, instance: Instance, *, engine_port: int) -> 
         "policies": policies,
         "limits": instance.limits,
     }
+    if instance.start_cap is not None:
+        route["start_cap"] = instance.start_cap
     return ParseDict(route if instance.engine is None else {**route, "upstream": upstream}, pb.Route())
 
 

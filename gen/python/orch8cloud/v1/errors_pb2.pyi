@@ -148,6 +148,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Other deployments still run on the instance that a delete would destroy. `deployments` names them.
     Example: {"reason": "INSTANCE_IN_USE", "metadata": {"instance_id": "inst_abc123", "deployments": "onboarding, dunning"}}
     """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 38
+    """The executions that the plan includes are used up, and the request would start another run. RetryInfo and Retry-After
+    say how long the period lasts; `period_end` is the moment from which runs may be started again.
+    Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -275,6 +280,11 @@ Example: {"reason": "PLAN_TOO_LOW", "metadata": {"plan": "free", "required": "st
 ERROR_REASON_INSTANCE_IN_USE: ErrorReason.ValueType  # 33
 """Other deployments still run on the instance that a delete would destroy. `deployments` names them.
 Example: {"reason": "INSTANCE_IN_USE", "metadata": {"instance_id": "inst_abc123", "deployments": "onboarding, dunning"}}
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 38
+"""The executions that the plan includes are used up, and the request would start another run. RetryInfo and Retry-After
+say how long the period lasts; `period_end` is the moment from which runs may be started again.
+Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 

@@ -57,6 +57,7 @@ class Route(_message.Message):
     UPSTREAM_FIELD_NUMBER: _builtins.int
     POLICIES_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
+    START_CAP_FIELD_NUMBER: _builtins.int
     instance_id: _builtins.str
     """The instance's id."""
     org_id: _builtins.str
@@ -75,6 +76,10 @@ class Route(_message.Message):
     def limits(self) -> Global___Limits:
         """What the plan of the organization allows. Unset: no limits."""
 
+    @_builtins.property
+    def start_cap(self) -> Global___StartCap:
+        """Set while requests may start no run of the organization. Unset: they may."""
+
     def __init__(
         self,
         *,
@@ -84,14 +89,47 @@ class Route(_message.Message):
         upstream: Global___Upstream | None = ...,
         policies: _abc.Iterable[Global___RoutePolicy] | None = ...,
         limits: Global___Limits | None = ...,
+        start_cap: Global___StartCap | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "upstream", b"upstream"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits", "start_cap", b"start_cap", "upstream", b"upstream"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "limits", b"limits", "org_id", b"org_id", "policies", b"policies", "status", b"status", "upstream", b"upstream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "limits", b"limits", "org_id", b"org_id", "policies", b"policies", "start_cap", b"start_cap", "status", b"status", "upstream", b"upstream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Route: _TypeAlias = Route  # noqa: Y015
+
+@_typing.final
+class StartCap(_message.Message):
+    """The executions that the plan of the organization includes are used up, and the plan says that this is the end of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """The plan."""
+    quota: _builtins.int
+    """How many executions it includes."""
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """When the period ends. From then on runs may be started, without a change of which the proxy hears."""
+
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        quota: _builtins.int = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["plan", b"plan", "quota", b"quota", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCap: _TypeAlias = StartCap  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):
