@@ -17,9 +17,9 @@ from server.services.identifiers import Clock
 from server.store.database import Database
 from server.store.runs import FoundRun, Place, RunFilter
 
-# A batch is milliseconds of work. Others have their turns between its pieces, of so many events or runs, and with one
-# batch at a time they need not wait for those of every engine that reports. The database keeps up all the same.
-AT_ONCE = 1
+# A batch is milliseconds of work. Others have their turns between its pieces, of so many events or runs, and need not
+# wait for those of every engine that reports. While one of two batches waits for the database, the other is worked on.
+AT_ONCE = 2
 PIECE = 100
 PAGE, LARGEST_PAGE = 50, 500
 TOKEN = re.compile(r"(\d{1,17}) ([A-Za-z0-9_]{1,64}) ([0-9A-Za-z_.-]{1,64})", re.ASCII)
