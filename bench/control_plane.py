@@ -20,7 +20,7 @@ from server.services.identifiers import utc_now
 from server.settings import ServerSettings
 from server.store.database import Database
 from server.up.files import write_private
-from server.workers.reconcile import LEASE
+from server.workers.leases import LEASE
 
 _POLL_S = 0.1
 
