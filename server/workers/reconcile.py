@@ -26,9 +26,10 @@ from server.workers.leases import Lease, LeaseLost, Leases
 STEP_S = 25.0
 BATCH = 32
 IDLE_S = 1.0
-# Pauses double, so what holds an instance up for a while delays it for no longer than that again.
+# Pauses double, so what holds an instance up for a while delays it for no longer than that again. The longest costs a
+# provider that is down about what watching costs one that is well.
 BACKOFF_S = 0.5
-MAX_BACKOFF_S = 30.0
+MAX_BACKOFF_S = 10.0
 # After so many failures in a row, half a minute, a new instance says what holds it up.
 PATIENCE = 6
 # What an instance in this phase has not become when it is late. In the others nothing is waited for.
