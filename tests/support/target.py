@@ -26,7 +26,10 @@ class Call:
 
 @dataclass(kw_only=True)
 class Target:
-    """Answers each path with the statuses of its script, then with 200, and the body that it was given for it."""
+    """Answers each path with the statuses of its script, then with 200, and the body that it was given for it.
+
+    Without one the answer tells what came: {"saw": <the Authorization header>, "body": <the text>}.
+    """
 
     script: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     bodies: dict[str, bytes] = field(default_factory=dict)
@@ -51,7 +54,8 @@ def running_target() -> Iterator[Target]:
             script = target.script[self.path]
             status = script.pop(0) if script else 200
             target.calls.append(Call(method=self.command, path=self.path, headers=headers, body=body))
-            answer = b"" if status == 204 else target.bodies.get(self.path, b"{}")
+            told = json.dumps({"saw": headers.get("authorization"), "body": body.decode()}).encode()
+            answer = b"" if status == 204 else target.bodies.get(self.path, told)
             self.send_response(status)
             if status != 204:
                 self.send_header("content-length", str(len(answer)))

@@ -1,58 +1,17 @@
 """Executions: how they start, what steps do, how they end."""
 
 import json
-import threading
 import time
 import uuid
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.providers.devengine.running import TENANT, RunningEngine, eventually, step
+from tests.support.target import Target
 
 PATH = "/api/v1/instances"
-
-
-class Target:
-    """A server that steps call. It answers with the statuses of `script`, then 200, and echoes what it got."""
-
-    def __init__(self) -> None:
-        self.script: list[int] = []
-        self.calls: list[tuple[str, dict[str, str], bytes]] = []
-        target = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def handle_any(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                sent = {name.lower(): value for name, value in self.headers.items()}
-                target.calls.append((self.command, sent, body))
-                answer = json.dumps({"saw": sent.get("authorization"), "body": body.decode()}).encode()
-                self.send_response(target.script.pop(0) if target.script else 200)
-                self.send_header("content-length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            do_GET = do_POST = do_PUT = handle_any  # noqa: N815
-
-            def log_message(self, *_: object) -> None:
-                return
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/path"
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    target = Target()
-    thread = threading.Thread(target=target.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield target
-    target.server.shutdown()
-    target.server.server_close()
-    thread.join()
 
 
 def test_steps_run_in_order_and_see_each_other(engine: RunningEngine) -> None:
@@ -102,10 +61,10 @@ def test_a_failure_in_one_branch_fails_the_instance(engine: RunningEngine) -> No
 
 
 def test_retries_back_off(engine: RunningEngine, target: Target) -> None:
-    target.script = [500, 503]
+    target.script["/path"] = [500, 503]
     retry = {"max_attempts": 3, "initial_backoff": "100ms", "backoff_multiplier": 2}
     started = time.monotonic()
-    instance_id = engine.run(step("call", "http_request", {"url": target.url}, retry=retry))
+    instance_id = engine.run(step("call", "http_request", {"url": target.url("/path")}, retry=retry))
     assert engine.ended(instance_id)["state"] == "completed"
     assert time.monotonic() - started >= 0.3
     assert len(target.calls) == 3
@@ -119,18 +78,23 @@ def test_retries_come_to_an_end(engine: RunningEngine) -> None:
 
 
 def test_a_client_error_is_not_tried_again(engine: RunningEngine, target: Target) -> None:
-    target.script = [404]
-    found = engine.ended(engine.run(step("a", "http_request", {"url": target.url}, retry={"max_attempts": 3})))
+    target.script["/path"] = [404]
+    found = engine.ended(engine.run(step("a", "http_request", {"url": target.url("/path")}, retry={"max_attempts": 3})))
     assert (found["state"], found["error"]["message"]) == ("failed", "HTTP 404 from 127.0.0.1")
     assert len(target.calls) == 1
 
 
 def test_http_request(engine: RunningEngine, target: Target) -> None:
-    params = {"url": target.url, "method": "POST", "body": '{"a":1}', "headers": {"x-one": "1"}}
+    params = {"url": target.url("/path"), "method": "POST", "body": '{"a":1}', "headers": {"x-one": "1"}}
     instance_id = engine.run(step("a", "http_request", params))
     engine.ended(instance_id)
-    method, sent, body = target.calls[0]
-    assert (method, sent["x-one"], sent["content-type"], body) == ("POST", "1", "application/json", b'{"a":1}')
+    call = target.calls[0]
+    assert (call.method, call.headers["x-one"], call.headers["content-type"], call.body) == (
+        "POST",
+        "1",
+        "application/json",
+        b'{"a":1}',
+    )
     output = engine.outputs(instance_id)["a"]
     assert output["status"] == 200
     assert json.loads(output["body"])["body"] == '{"a":1}'
@@ -148,12 +112,12 @@ def test_secrets_reach_the_target_and_nothing_else(engine: RunningEngine, target
     assert engine.http.post("/api/v1/credentials", json=body).status_code == 201
     reference = "credentials://cred-run/authorization"
     instance_id = engine.run(
-        step("call", "http_request", {"url": target.url, "headers": {"authorization": reference}}),
+        step("call", "http_request", {"url": target.url("/path"), "headers": {"authorization": reference}}),
         step("keep", "transform", {"ref": reference}),
         step("say", "log", {"message": reference}),
     )
     assert engine.ended(instance_id)["state"] == "completed"
-    assert target.calls[0][1]["authorization"] == 'Bearer tok-"quoted"-123456'
+    assert target.calls[0].headers["authorization"] == 'Bearer tok-"quoted"-123456'
     outputs = engine.outputs(instance_id)
     assert json.loads(outputs["call"]["body"])["saw"] == "[REDACTED]"
     assert outputs["keep"] == {"ref": reference}
@@ -169,16 +133,18 @@ def test_a_reference_is_the_whole_text(engine: RunningEngine, target: Target) ->
         ("credentials://cred-whole", "Bearer 1234"),
         ("Bearer credentials://cred-whole", "Bearer credentials://cred-whole"),
     ):
-        run = engine.run(step("call", "http_request", {"url": target.url, "headers": {"authorization": sent}}))
+        run = engine.run(step("call", "http_request", {"url": target.url("/path"), "headers": {"authorization": sent}}))
         assert engine.ended(run)["state"] == "completed"
-        assert target.calls[-1][1]["authorization"] == seen
+        assert target.calls[-1].headers["authorization"] == seen
 
 
 @pytest.mark.parametrize("reference", ["credentials://unknown", "credentials://foreign"])
 def test_secrets_of_others_do_not_exist(engine: RunningEngine, target: Target, reference: str) -> None:
     body = {"id": "foreign", "name": "c", "value": "v", "tenant_id": "stranger"}
     engine.http.post("/api/v1/credentials", json=body, headers={"x-tenant-id": "stranger"})
-    found = engine.ended(engine.run(step("a", "http_request", {"url": target.url, "headers": {"x": reference}})))
+    found = engine.ended(
+        engine.run(step("a", "http_request", {"url": target.url("/path"), "headers": {"x": reference}}))
+    )
     assert found["error"]["message"] == f"credential '{reference.removeprefix('credentials://')}' is not available"
     assert not target.calls
 

@@ -2,7 +2,6 @@
 
 import json
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from server.domain.templates import render, render_trigger
 from server.providers.templates.catalog import BUILT_IN, Catalog
 from tests.providers.devengine.running import TENANT, RunningEngine, eventually
-from tests.support.target import Target, running_target
+from tests.support.target import Target
 
 CATALOG = Catalog.load([BUILT_IN])
 RUN = {
@@ -54,12 +53,6 @@ class Deployed:
     def run(self, event: Any) -> str:
         """The state in which a run for the event ends."""
         return str(self.engine.ended(self.start(event))["state"])
-
-
-@pytest.fixture
-def target() -> Iterator[Target]:
-    with running_target() as target:
-        yield target
 
 
 def test_every_template_is_run_here() -> None:
