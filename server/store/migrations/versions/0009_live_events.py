@@ -1,0 +1,36 @@
+"""Events of more than instances, and what of them was dropped."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0009"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+SUBJECTS = ("deployment_id", "policy_id", "run_id")
+
+
+def upgrade() -> None:
+    """Goes one step on."""
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.alter_column("instance_id", existing_type=sa.String(), nullable=True)
+        for name in SUBJECTS:
+            batch_op.add_column(sa.Column(name, sa.String(), nullable=True))
+
+    op.create_table(
+        "event_floors",
+        sa.Column("org_id", sa.String(), nullable=False),
+        sa.Column("floor", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("org_id", name=op.f("pk_event_floors")),
+    )
+
+
+def downgrade() -> None:
+    """Goes one step back. Events that are not of an instance are lost."""
+    op.drop_table("event_floors")
+    op.execute("DELETE FROM events WHERE instance_id IS NULL")
+    with op.batch_alter_table("events", schema=None) as batch_op:
+        for name in reversed(SUBJECTS):
+            batch_op.drop_column(name)
+        batch_op.alter_column("instance_id", existing_type=sa.String(), nullable=False)
