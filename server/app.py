@@ -31,6 +31,7 @@ from server.providers.sessions.supabase import SupabaseSessions
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
+from server.rpc.events import EventsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
@@ -44,6 +45,8 @@ from server.services.api_keys import ApiKeysService
 from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
+from server.services.event_feed import Feed
+from server.services.events import EventsService
 from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
@@ -68,6 +71,7 @@ from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
 from server.workers.orphans import OrphanSweeper
 from server.workers.reconcile import Reconciler
+from server.workers.telling import check_subscribers, tell_subscribers
 
 GRACE_S = 5.0
 DEFAULT_COOKIE = "sb-orch8-auth-token"
@@ -87,6 +91,7 @@ class App:
     orphans: OrphanSweeper
     settling: Settling
     waiters: Waiters
+    feed: Feed
     database: Database
     operations: Operations
 
@@ -203,9 +208,11 @@ def _work(app: App) -> list[Coroutine[Any, Any, None]]:
         keep_house(app.database, utc_now),
         announce_changes(app.propagation),
         notice_changes(app.settling),
+        tell_subscribers(app.feed),
+        check_subscribers(app.feed),
     ]
     if app.propagation.peers is not None:
-        work += [hear_others(app.database, app.propagation), report_proxies(app.propagation.peers)]
+        work += [hear_others(app.database, app.propagation, app.feed), report_proxies(app.propagation.peers)]
     return work
 
 
@@ -220,6 +227,8 @@ def _build(
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     waiters = Waiters()
     settling = Settling(database, waiters)
+    feed = Feed(database, clock=utc_now)
+    database.published = feed.wake
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
     reconciler = _reconciler(settings, work, runtime, observers, settling)
     shared = {**work, "new_id": new_id}
@@ -242,6 +251,7 @@ def _build(
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
         decisions=DecisionsServicer(decisions),
+        events=EventsServicer(EventsService(database, feed)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)
@@ -255,6 +265,7 @@ def _build(
         orphans=OrphanSweeper(database=database, runtime=runtime, clock=utc_now, remove=settings.orphans == "remove"),
         settling=settling,
         waiters=waiters,
+        feed=feed,
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
@@ -341,6 +352,7 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
     await app.health.enter_graceful_shutdown()
     app.propagation.stop()
     app.waiters.close()
+    app.feed.close()
     await app.server.stop(GRACE_S)
     for job in jobs:
         job.cancel()

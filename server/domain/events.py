@@ -59,12 +59,15 @@ class Cursor(NamedTuple):
         return None if match is None else cls(int(match[1]), int(match[2]) if match[2] else WHOLE)
 
 
+BEGINNING = Cursor(0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One thing that happened, and the ids of what it happened to.
 
-    `details` is JSON, and holds no secret. `cursor` is None until it is stored. `kind` may be one that this version does
-    not know: a newer one has stored it.
+    `details` is JSON, and holds no secret. `cursor` is None until it is stored. `kind` may be one that this version
+    does not know: a newer one has stored it.
     """
 
     org_id: str

@@ -15,6 +15,8 @@ from orch8cloud.v1 import (
     api_keys_pb2_grpc,
     decisions_pb2,
     decisions_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
     organization_pb2,
@@ -30,6 +32,7 @@ from server.rpc.access import AccessTable
 from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
+from server.rpc.events import EventsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
@@ -44,7 +47,7 @@ from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2)
+    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, events_pb2, system_pb2)
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -70,6 +73,7 @@ class Servicers:
     organization: OrganizationServicer
     policies: PoliciesServicer
     decisions: DecisionsServicer
+    events: EventsServicer
     system: SystemServicer
     dataplane: DataPlaneServicer
 
@@ -100,6 +104,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     organization_pb2_grpc.add_OrganizationServiceServicer_to_server(servicers.organization, server)
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
+    events_pb2_grpc.add_EventsServiceServicer_to_server(servicers.events, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 

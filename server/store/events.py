@@ -1,8 +1,9 @@
 """Queries about what happened.
 
-Whoever sees an event sees every one before it that there will ever be: events are numbered last of all in a transaction,
-and who has numbered some commits before the next one numbers. A sequence alone numbers in one order, and transactions
-commit in another. As nothing else is waited for behind that turn, it locks nobody out, wherever append() was called.
+Whoever sees an event sees every one before it that there will ever be: events are numbered last of all in a
+transaction, and who has numbered some commits before the next one numbers. A sequence alone numbers in one order, and
+transactions commit in another. As nothing else is waited for behind that turn, it locks nobody out, wherever append()
+was called.
 
 Changes of runs come by the hundred. Those that follow each other in one transaction are one row, so that they cost a
 fraction of a row each; a part of the row's number tells them apart.
@@ -13,11 +14,11 @@ from datetime import datetime
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, case, delete, func, insert
+from sqlalchemy import case, delete, func, insert
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from server.domain.events import Cursor, Event
+from server.domain.events import BEGINNING, Cursor, Event
 from server.store import dialects
 from server.store.dialects import Signal, Turn, take_turn
 from server.store.tables import EventFloorRow, EventRow
@@ -30,10 +31,10 @@ EVERYBODY = ""
 
 
 class Missed(NamedTuple):
-    """The events behind a cursor, row by row; `dropped`: some of them are not kept any more."""
+    """The events behind a cursor, row by row, and the last row that was dropped, before the cursor or behind it."""
 
     rows: list[list[Event]]
-    dropped: bool
+    floor: int
 
 
 class Events:
@@ -77,10 +78,10 @@ class Events:
         # The row at the cursor may hold more parts.
         found = await self._rows(query.order_by(col(EventRow.id)).limit(limit + 1))
         rows = [[one for one in row if one.cursor is not None and one.cursor > cursor] for row in found]
-        return Missed([row for row in rows if row][:limit], dropped=await self._floor(org_id) > cursor.row)
+        return Missed([row for row in rows if row][:limit], floor=await self._floor(org_id))
 
     async def of_org(
-        self, org_id: str, *, after: Cursor = Cursor(0), limit: int, instance_id: str | None = None
+        self, org_id: str, *, after: Cursor = BEGINNING, limit: int, instance_id: str | None = None
     ) -> list[Event]:
         """The events of so many rows of an organization, or of one instance of it, behind the cursor, oldest first."""
         found = await self.missed(org_id, after, limit, instance_id)
@@ -116,7 +117,8 @@ class Events:
 
     async def _drop(self, which: Any) -> int:
         query = delete(EventRow).where(col(EventRow.id).in_(which)).returning(col(EventRow.org_id), col(EventRow.id))
-        dropped: Sequence[Row[Any]] = (await self._session.exec(query)).all()
+        result: Any = await self._session.exec(query)
+        dropped = result.all()
         floors: dict[str, int] = {}
         for org_id, number in dropped:
             for whose in (org_id, EVERYBODY):

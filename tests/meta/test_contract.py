@@ -52,11 +52,14 @@ STATUSES = {
     "VERSION_MISMATCH": (10, 412),
     "IDEMPOTENCY_MISMATCH": (10, 409),
     "IDEMPOTENCY_IN_PROGRESS": (10, 409),
+    "SUBSCRIBER_TOO_SLOW": (8, 429),
 }
 
 
 def bindings(method: MethodDescriptor) -> list[tuple[str, str]]:
-    """Every HTTP method and path of a method."""
+    """Every HTTP method and path of a method. One for gRPC alone has none."""
+    if not method.GetOptions().HasExtension(http):
+        return []
     rule = method.GetOptions().Extensions[http]
     rules = (rule, *rule.additional_bindings)
     return [(str(one.WhichOneof("pattern")), getattr(one, str(one.WhichOneof("pattern")))) for one in rules]

@@ -140,6 +140,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
     Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
     """
+    ERROR_REASON_SUBSCRIBER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """The reader of a stream of events does not keep up. Come again with the last id that arrived.
+    Example: {"reason": "SUBSCRIBER_TOO_SLOW", "metadata": {"limit": "5000"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -259,6 +263,10 @@ Example: {"reason": "IDEMPOTENCY_MISMATCH", "metadata": {"idempotency_key": "ord
 ERROR_REASON_IDEMPOTENCY_IN_PROGRESS: ErrorReason.ValueType  # 27
 """The call with this Idempotency-Key that came first has not ended yet. Send the same one again.
 Example: {"reason": "IDEMPOTENCY_IN_PROGRESS", "metadata": {"idempotency_key": "order-17"}}
+"""
+ERROR_REASON_SUBSCRIBER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""The reader of a stream of events does not keep up. Come again with the last id that arrived.
+Example: {"reason": "SUBSCRIBER_TOO_SLOW", "metadata": {"limit": "5000"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
