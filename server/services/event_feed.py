@@ -27,6 +27,8 @@ MOST_OF_ONE = 100
 # Events that wait for one subscriber.
 QUEUE = 5_000
 BATCH = 500
+# Of one message, about: gRPC clients take up to 4 MiB.
+IN_A_MESSAGE = 1_000
 ROWS = 1_000
 # With more organizations than this the rows of all are read: a list of them would be longer than the rows.
 NAMED = 500
@@ -109,7 +111,10 @@ class Subscriber:
             raise self._end
 
     async def take(self, patience: float) -> list[Batch]:
-        """What waits, as soon as there is something; nothing after so many seconds. Raises what it ended with."""
+        """The first of what waits, as soon as there is something; nothing after so many seconds.
+
+        Raises what it ended with.
+        """
         if not self._waiting and self._end is None:
             self._wake.clear()
             with suppress(TimeoutError):
@@ -118,7 +123,12 @@ class Subscriber:
         self.check()
         if not self._waiting:
             return []
-        taken, self._waiting, self._events = list(self._waiting), deque(), 0
+        taken: list[Batch] = []
+        events = 0
+        while self._waiting and events < IN_A_MESSAGE:
+            taken.append(self._waiting.popleft())
+            events += len(taken[-1].events)
+        self._events -= events
         self.position = taken[-1].cursor
         return taken
 

@@ -65,7 +65,7 @@ class Following:
         """The failure with which it ends."""
 
         async def drain() -> None:
-            async for _ in self.call:
+            while await self.call.read() is not grpc.aio.EOF:
                 pass
 
         async with asyncio.timeout(30):
@@ -217,9 +217,9 @@ async def test_a_key_of_one_instance_is_told_of_that_one(
 
 async def _first(stub: Any, who: Any, **request: Any) -> Any:
     call = stub.WatchEvents(pb.WatchEventsRequest(**request), metadata=who)
-    async for answer in call:
-        call.cancel()
-        return answer
+    answer = await call.read()
+    call.cancel()
+    return answer
 
 
 async def test_what_is_no_longer_kept_is_said(grpc_stub: Any, grpc_server: App, owner: Any, org: str) -> None:
@@ -285,13 +285,13 @@ async def test_one_who_does_not_read_is_cut_off_and_holds_nobody_up(
     grpc_stub: Any, grpc_server: App, owner: Any, org: str, signed_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(event_feed, "QUEUE", 50)
-    large = "x" * 10_000
+    large = {"why": "x" * 50_000}
     async with following(grpc_stub, owner) as slow, following(grpc_stub, owner) as fast:
         seats = grpc_server.feed.subscribers
-        for number in range(1000):
-            one = event(org, number)
-            await happen(grpc_server.database, Event(**{**_fields(one), "details": {"n": number, "why": large}}))
-            assert numbers([await fast.next()]) == [number]
+        for number in range(500):
+            one = Event(**{**_fields(event(org, 0)), "details": {"n": number, **large}})
+            await happen(grpc_server.database, *[one] * 20)
+            assert numbers(await fast.many(20)) == [number] * 20
             if _ended(grpc_server):
                 break
         assert _ended(grpc_server), "what it may hold is bounded"
@@ -329,14 +329,16 @@ async def test_streams_end_with_what_let_them_in(
 
 
 async def test_a_server_that_stops_sends_them_elsewhere(tmp_path: Path, database_kind: str, owner: Any) -> None:
-    async with running(settings(tmp_path), MemoryRuntime()) as app:
-        async with grpc.aio.insecure_channel(str(app.address)) as channel:
-            stub: Any = EventsServiceStub(channel)
-            async with following(stub, owner) as found:
-                app.feed.close()
-                failed = await found.end()
-                assert (failed.code, failed.http) == (grpc.StatusCode.UNAVAILABLE, 503)
-                assert (await failure(_first(stub, owner))).http == 503
+    async with (
+        running(settings(tmp_path), MemoryRuntime()) as app,
+        grpc.aio.insecure_channel(str(app.address)) as channel,
+    ):
+        stub: Any = EventsServiceStub(channel)
+        async with following(stub, owner) as found:
+            app.feed.close()
+            failed = await found.end()
+        assert (failed.code, failed.http) == (grpc.StatusCode.UNAVAILABLE, 503)
+        assert (await failure(_first(stub, owner))).http == 503
 
 
 async def test_what_another_server_does_is_told_here(tmp_path: Path, database_kind: str, owner: Any, org: str) -> None:
@@ -345,14 +347,12 @@ async def test_what_another_server_does_is_told_here(tmp_path: Path, database_ki
     async with (
         running(settings(tmp_path), MemoryRuntime()) as one,
         running(settings(tmp_path), MemoryRuntime()) as other,
-        grpc.aio.insecure_channel(str(one.address)) as channel,following(EventsServiceStub(channel), owner) as found
+        grpc.aio.insecure_channel(str(one.address)) as channel,
+        following(EventsServiceStub(channel), owner) as found,
     ):
         for number in range(20):
-            began = time.monotonic()
             await happen(other.database, event(org, number))
             assert numbers([await found.next()]) == [number]
-            took = time.monotonic() - began
-        assert took < 30
 
 
 async def test_silence_is_filled_and_remembers_the_place(
@@ -382,9 +382,8 @@ async def test_rest_is_server_sent_events(grpc_stub: Any, grpc_server: App, owne
     first = await call.read()
     assert first.content_type == "text/event-stream"
     place = first.data.decode().rpartition("id: ")[2].strip()
-    assert first.data.decode() == (
-        f'retry: 2000\nevent: stream.reset\ndata: {{"reason": "unknown", "last_event_id": "{place}"}}\n\nid: {place}\n\n'
-    )
+    reset = f'event: stream.reset\ndata: {{"reason": "unknown", "last_event_id": "{place}"}}\n\n'
+    assert first.data.decode() == f"retry: 2000\n{reset}id: {place}\n\n"
     await happen(grpc_server.database, Event(**{**_fields(event(org, 1)), "details": {"why": "two\nlines ü"}}))
     (block, rest) = (await call.read()).data.decode().split("\n\n")
     assert rest == ""
