@@ -30,12 +30,11 @@ class News:
 
 
 class EventsService:
-    """Lists what happened, and tells what happens."""
+    """Tells what happens, and what was missed."""
 
-    def __init__(self, database: Database, feed: Feed, *, keep_alive: float = KEEP_ALIVE_S) -> None:
+    def __init__(self, database: Database, feed: Feed) -> None:
         self._database = database
         self._feed = feed
-        self._keep_alive = keep_alive
 
     async def follow(
         self, *, caller: Caller, last_event_id: str = "", instance_id: str = "", kinds: Sequence[str] = ()
@@ -52,7 +51,7 @@ class EventsService:
             async for news in self._missed(subscriber):
                 yield news
             while True:
-                found = await subscriber.take(self._keep_alive)
+                found = await subscriber.take(KEEP_ALIVE_S)
                 yield News(batches=found, cursor=subscriber.position if found else self._feed.up_to_date(subscriber))
 
     async def _begin(self, subscriber: Subscriber, cursor: Cursor | None) -> News:

@@ -100,7 +100,7 @@ async def happen(database: Database, *events: Event) -> None:
         await tx.commit()
 
 
-def numbers(events: list[pb.Event]) -> list[float]:
+def numbers(events: list[pb.Event]) -> list[Any]:
     return [one.details["n"] for one in events]
 
 
@@ -322,7 +322,7 @@ async def test_streams_end_with_what_let_them_in(
         following(grpc_stub, short) as over,
         following(grpc_stub, owner) as stays,
     ):
-        await keys.RevokeApiKey(api_keys_pb2.RevokeApiKeyRequest(key_id=made.id), metadata=owner)
+        await keys.RevokeApiKey(api_keys_pb2.RevokeApiKeyRequest(api_key_id=made.id), metadata=owner)
         assert (await revoked.end()).reason == "KEY_REVOKED"
         assert (await over.end()).reason == "TOKEN_INVALID"
         assert not stays.call.done()
