@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -227,25 +227,17 @@ def _build(
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     waiters = Waiters()
     settling = Settling(database, waiters)
-    feed = Feed(database, clock=utc_now)
-    database.published = feed.wake
+    feed = _feed(database)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
     reconciler = _reconciler(settings, work, runtime, observers, settling)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
-    instances = InstancesService(
-        **shared,
-        plans=plans,
-        engines=EngineClient(outside.http),
-        settling=settling,
-        wake=reconciler.wake,
-        deadlines=settings.deadlines,
-    )
+    instances = _instances(settings, shared, plans, outside.http, settling, reconciler.wake)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
     routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
     servicers = Servicers(
-        instances=InstancesServicer(instances, settings.public_url),
+        instances=instances,
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
         organization=OrganizationServicer(organizations),
         policies=_policies(settings, shared, outside),
@@ -269,6 +261,31 @@ def _build(
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
+
+
+def _feed(database: Database) -> Feed:
+    made = Feed(database, clock=utc_now)
+    database.published = made.wake
+    return made
+
+
+def _instances(
+    settings: ServerSettings,
+    shared: dict[str, Any],
+    plans: Plans,
+    http: httpx.AsyncClient,
+    settling: Settling,
+    wake: Callable[[], None],
+) -> InstancesServicer:
+    service = InstancesService(
+        **shared,
+        plans=plans,
+        engines=EngineClient(http),
+        settling=settling,
+        wake=wake,
+        deadlines=settings.deadlines,
+    )
+    return InstancesServicer(service, settings.public_url)
 
 
 def _reconciler(
