@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +34,7 @@ from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.deployments import DeploymentsServicer
+from server.rpc.events import EventsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
@@ -51,6 +52,8 @@ from server.services.authentication import Authenticator
 from server.services.dataplane import DataPlane
 from server.services.decisions import DecisionsService
 from server.services.deployments import DeploymentsService
+from server.services.event_feed import Feed
+from server.services.events import EventsService
 from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
@@ -82,6 +85,7 @@ from server.workers.housekeeping import keep_house
 from server.workers.notice import notice_changes
 from server.workers.orphans import OrphanSweeper
 from server.workers.reconcile import Reconciler
+from server.workers.telling import check_subscribers, tell_subscribers
 
 GRACE_S = 5.0
 DEFAULT_COOKIE = "sb-orch8-auth-token"
@@ -102,6 +106,7 @@ class App:
     orphans: OrphanSweeper
     settling: Settling
     waiters: Waiters
+    feed: Feed
     database: Database
     operations: Operations
 
@@ -225,9 +230,11 @@ def _work(app: App, plans: Plans) -> list[Coroutine[Any, Any, None]]:
         keep_house(app.database, plans, utc_now),
         announce_changes(app.propagation),
         notice_changes(app.settling),
+        tell_subscribers(app.feed),
+        check_subscribers(app.feed),
     ]
     if app.propagation.peers is not None:
-        work += [hear_others(app.database, app.propagation), report_proxies(app.propagation.peers)]
+        work += [hear_others(app.database, app.propagation, app.feed), report_proxies(app.propagation.peers)]
     return work
 
 
@@ -243,12 +250,13 @@ def _build(
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     waiters = Waiters()
     settling = Settling(database, waiters)
+    feed = _feed(database)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
     reconciler = _reconciler(settings, work, runtime, observers, settling)
     deployer = _deployer(work, outside, waiters)
     shared = {**work, "new_id": new_id}
     organizations = _organizations(settings, plans, database)
-    instances = _instances(settings, plans, shared, outside, reconciler, settling)
+    instances = _instances(settings, shared, plans, outside.http, settling, reconciler.wake)
     deployments = _deployments(plans, catalog, shared, instances, waiters, deployer)
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
@@ -264,6 +272,7 @@ def _build(
         usage=UsageServicer(UsageService(database=database, plans=plans, clock=utc_now)),
         decisions=DecisionsServicer(decisions),
         runs=RunsServicer(RunsService(database=database, clock=utc_now)),
+        events=EventsServicer(EventsService(database, feed)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)
@@ -278,25 +287,32 @@ def _build(
         orphans=_orphans(settings, runtime, database, observers),
         settling=settling,
         waiters=waiters,
+        feed=feed,
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
 
 
+def _feed(database: Database) -> Feed:
+    made = Feed(database, clock=utc_now)
+    database.published = made.wake
+    return made
+
+
 def _instances(
     settings: ServerSettings,
-    plans: Plans,
     shared: dict[str, Any],
-    outside: "Outside",
-    reconciler: Reconciler,
+    plans: Plans,
+    http: httpx.AsyncClient,
     settling: Settling,
+    wake: Callable[[], None],
 ) -> InstancesService:
     return InstancesService(
         **shared,
         plans=plans,
-        engines=EngineClient(outside.http),
+        engines=EngineClient(http),
         settling=settling,
-        wake=reconciler.wake,
+        wake=wake,
         deadlines=settings.deadlines,
     )
 
@@ -417,6 +433,7 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
     await app.health.enter_graceful_shutdown()
     app.propagation.stop()
     app.waiters.close()
+    app.feed.close()
     await app.server.stop(GRACE_S)
     for job in jobs:
         job.cancel()

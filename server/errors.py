@@ -22,6 +22,7 @@ CloudError
 ├── IdempotencyMismatch        the Idempotency-Key stands for another request
 ├── IdempotencyInProgress      the first call with this Idempotency-Key has not ended
 ├── RateLimited                too many at once, or in a while
+├── SubscriberTooSlow          a stream of events that nobody reads fast enough
 ├── EngineError                the engine answered with an error, or not at all
 ├── EngineUnreachable          the engine of a deployment did not answer
 └── Unavailable                a part of the service cannot work now
@@ -252,6 +253,18 @@ class RateLimited(CloudError):
     def __init__(self, message: str, *, scope: str, limit: int, retry_after: int) -> None:
         super().__init__(message, {"scope": scope, "limit": str(limit)})
         self.retry_after = retry_after
+
+
+class SubscriberTooSlow(CloudError):
+    """Whoever reads a stream of events is so many events behind."""
+
+    reason = "SUBSCRIBER_TOO_SLOW"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"More than {limit} events wait to be read. Come again with the last id, and read faster or ask for less.",
+            {"limit": str(limit)},
+        )
 
 
 class EngineError(CloudError):

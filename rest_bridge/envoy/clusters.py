@@ -24,6 +24,9 @@ DNS_CACHE: Json = {"name": "engines", "dns_lookup_family": "V4_PREFERRED", "max_
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _SNI = {"auto_sni": True, "auto_san_validation": True}
 _MANY = 100_000
+# Enough for 4 000 streams of events that nobody reads.
+_STREAM_WINDOW = 64 * 1024
+_CONNECTION_WINDOW = 256 * 1024 * 1024
 # Shorter than the 5 s after which uvicorn closes an idle connection, so that no request meets one that is closing.
 _IDLE = 4
 
@@ -88,7 +91,12 @@ def _common(name: str, limits: Limits, protocol: Json) -> Json:
 
 
 def _http2(*, interval: float = 30, timeout: float = 10) -> Json:
-    options = {"connection_keepalive": {"interval": duration(interval), "timeout": duration(timeout)}}
+    """HTTP/2. Answers that nobody reads take a stream's share of the connection: a few must not take all of it."""
+    options = {
+        "connection_keepalive": {"interval": duration(interval), "timeout": duration(timeout)},
+        "initial_stream_window_size": _STREAM_WINDOW,
+        "initial_connection_window_size": _CONNECTION_WINDOW,
+    }
     return typed(_PROTOCOL, explicit_http_config={"http2_protocol_options": options})
 
 

@@ -1,6 +1,7 @@
 """Who calls, and what a caller of that kind may do."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 
 from server.errors import NotFound, PermissionDenied, RoleRequired, Unauthenticated
@@ -27,6 +28,7 @@ class Member:
     user_id: str
     role: Role
     email: str | None = None
+    session_ends: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

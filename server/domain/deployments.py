@@ -126,8 +126,14 @@ def _steps(deployment: Deployment) -> Iterator[Step]:
 
 def deployment_event(deployment: Deployment, kind: EventKind, at: datetime, **details: str) -> Event:
     """An event of a deployment."""
-    named = {"deployment_id": deployment.id, "name": deployment.name, **details}
-    return Event(org_id=deployment.org_id, instance_id=deployment.instance_id, kind=kind, at=at, details=named)
+    return Event(
+        org_id=deployment.org_id,
+        instance_id=deployment.instance_id,
+        deployment_id=deployment.id,
+        kind=kind,
+        at=at,
+        details={"name": deployment.name, **details},
+    )
 
 
 def check_name(name: str) -> None:

@@ -1,11 +1,19 @@
-"""What happens to an organization and its instances and engines, as their owners are told of it."""
+"""What happens to an organization's instances, policies, deployments and runs, as it is told of it."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from server.domain.instances import Instance, Phase
+from server.domain.policies import Policy
+from server.domain.runs import Move, moment
+
+# A cursor that names no part stands behind all parts of its row.
+WHOLE = 2**31 - 1
+_ID = re.compile(r"(\d{1,18})(?:\.(\d{1,9}))?", re.ASCII)
 
 
 class EventKind(StrEnum):
@@ -29,21 +37,55 @@ class EventKind(StrEnum):
     DEPLOYMENT_DELETED = "deployment.deleted"  # by itself, or with its instance
     QUOTA_80 = "usage.quota_80"  # four fifths of the period's executions are used
     QUOTA_100 = "usage.quota_100"  # all of them are
+    POLICY_CREATED = "policy.created"
+    POLICY_UPDATED = "policy.updated"
+    POLICY_DELETED = "policy.deleted"
+    RUN_STARTED = "run.started"  # the engine told of it for the first time
+    RUN_CHANGED = "run.changed"  # it is in another state, which is not its last: `state` in the details
+    RUN_COMPLETED = "run.completed"
+    RUN_FAILED = "run.failed"
+    RUN_CANCELLED = "run.cancelled"
+
+
+class Cursor(NamedTuple):
+    """A place in the stream of all events, between two of them. Later ones compare greater.
+
+    Events are stored in rows, and many of runs in one row: a cursor stands behind a part of a row, or behind all of it.
+    """
+
+    row: int
+    part: int = WHOLE
+
+    def __str__(self) -> str:
+        return str(self.row) if self.part == WHOLE else f"{self.row}.{self.part}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor | None":
+        """The place that an event's id names; None where it is no id of ours."""
+        match = _ID.fullmatch(text)
+        return None if match is None else cls(int(match[1]), int(match[2]) if match[2] else WHOLE)
+
+
+BEGINNING = Cursor(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One thing that happened. `details` is JSON, and holds no secret. `id` is None until it is stored.
+    """One thing that happened, and the ids of what it happened to.
 
-    `instance_id` is None where it happened to the organization.
+    `details` is JSON, and holds no secret. `cursor` is None until it is stored. `kind` may be one that this version
+    does not know: a newer one has stored it.
     """
 
     org_id: str
-    instance_id: str | None
-    kind: EventKind
+    kind: str
     at: datetime
+    instance_id: str | None = None
+    deployment_id: str | None = None
+    policy_id: str | None = None
+    run_id: str | None = None
     details: Mapping[str, str | int | float] = field(default_factory=dict)
-    id: int | None = None
+    cursor: Cursor | None = None
 
 
 PHASES = {
@@ -75,3 +117,35 @@ def happened(before: Instance, after: Instance, at: datetime) -> Iterator[Event]
         yield event(after, EventKind.ENGINE_DOWN, at)
     if was_down is not None and down is None and after.phase is before.phase is Phase.RUNNING:
         yield event(after, EventKind.ENGINE_RESTARTED, at, down_seconds=(at - was_down).total_seconds())
+
+
+def policy_event(org_id: str, policy: Policy, kind: EventKind, at: datetime) -> Event:
+    """An event of a policy: what it is for, and nothing of its rules and secrets."""
+    known = {"provider": policy.fields.provider, "slug": policy.fields.slug}
+    details = {name: value for name, value in known.items() if value is not None}
+    return Event(org_id=org_id, instance_id=policy.instance_id, policy_id=policy.id, kind=kind, at=at, details=details)
+
+
+RUN_STATES = {
+    "completed": EventKind.RUN_COMPLETED,
+    "failed": EventKind.RUN_FAILED,
+    "cancelled": EventKind.RUN_CANCELLED,
+}
+
+
+def run_kind(state: str, *, first: bool) -> EventKind:
+    """How a run's new state (the engine's word) is told. `first`: nothing was known of the run before."""
+    return RUN_STATES.get(state, EventKind.RUN_STARTED if first else EventKind.RUN_CHANGED)
+
+
+def run_event(org_id: str, instance_id: str, move: Move) -> Event:
+    """An event of a run: the state that it has come into, and of which sequence it is."""
+    run, state = move.run, move.transition.state
+    return Event(
+        org_id=org_id,
+        instance_id=instance_id,
+        run_id=run.run_id,
+        kind=run_kind(state, first=move.first),
+        at=moment(move.transition.at),
+        details={"state": str(state), "sequence": run.sequence},
+    )

@@ -152,18 +152,31 @@ class Run:
         return (self.last.at - self.transitions[0].at) // 1000 if self.duration_ms is None else self.duration_ms
 
 
+class Move(NamedTuple):
+    """A run has come into another state. `first`: nothing was known of it before."""
+
+    run: Run
+    transition: Transition
+    first: bool
+
+
 @dataclass(kw_only=True, slots=True)
 class Batch:
-    """What a batch of events makes of the runs that it is about: only those in `changed` are another than before."""
+    """What a batch of events makes of the runs that it is about: only those in `changed` are another than before.
+
+    `moves` are the states that became the newest ones of their runs, as they came.
+    """
 
     runs: dict[str, Run]
     changed: dict[str, Run] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
     accepted: int = 0
     duplicates: int = 0
 
     def take(self, event: RunEvent) -> None:
         """Takes one event."""
         run = self.runs.get(event.run_id)
+        first = run is None
         if run is None:
             run = self.runs[event.run_id] = Run.begin(event)
         elif not run.absorb(event):
@@ -171,6 +184,8 @@ class Batch:
             return
         self.changed[event.run_id] = run
         self.accepted += 1
+        if run.last is event.transition:
+            self.moves.append(Move(run, event.transition, first))
 
     def count(self) -> list[datetime]:
         """The starts of the runs that were not counted before, and are now."""

@@ -17,6 +17,8 @@ from orch8cloud.v1 import (
     decisions_pb2_grpc,
     deployments_pb2,
     deployments_pb2_grpc,
+    events_pb2,
+    events_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
     organization_pb2,
@@ -39,6 +41,7 @@ from server.rpc.api_keys import ApiKeysServicer
 from server.rpc.dataplane import DataPlaneServicer
 from server.rpc.decisions import DecisionsServicer
 from server.rpc.deployments import DeploymentsServicer
+from server.rpc.events import EventsServicer
 from server.rpc.instances import InstancesServicer
 from server.rpc.interceptors.access_log import log_access, note_instance
 from server.rpc.interceptors.authentication import Authentication
@@ -63,7 +66,7 @@ PUBLIC: tuple[FileDescriptor, ...] = tuple(
         policies_pb2,
         deployments_pb2,
         decisions_pb2,
-        system_pb2,
+        events_pb2,
         templates_pb2,
         runs_pb2,
         system_pb2,
@@ -96,6 +99,7 @@ class Servicers:
     deployments: DeploymentsServicer
     decisions: DecisionsServicer
     runs: RunsServicer
+    events: EventsServicer
     system: SystemServicer
     templates: TemplatesServicer
     usage: UsageServicer
@@ -130,6 +134,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     deployments_pb2_grpc.add_DeploymentsServiceServicer_to_server(servicers.deployments, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     runs_pb2_grpc.add_RunsServiceServicer_to_server(servicers.runs, server)
+    events_pb2_grpc.add_EventsServiceServicer_to_server(servicers.events, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     templates_pb2_grpc.add_TemplatesServiceServicer_to_server(servicers.templates, server)
     usage_pb2_grpc.add_UsageServiceServicer_to_server(servicers.usage, server)

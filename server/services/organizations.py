@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from server.domain.access import Member, Role
@@ -12,6 +13,8 @@ from server.services.identifiers import Clock, NewId
 from server.store.database import Database, UnitOfWork
 from server.store.organizations import Organization
 
+# 9999-01-01, the last year that a datetime has.
+END_OF_TIME = 253_370_764_800
 ORG_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
@@ -50,19 +53,14 @@ class OrganizationsService:
         org_id = _claim(session.claims, self._org_claim)
         if org_id is None:
             organization = await self._personal(session)
-            return Member(org_id=organization.id, user_id=session.user_id, role=Role.OWNER, email=session.email)
+            return _member(session, organization.id, Role.OWNER)
         role = _claim(session.claims, self._role_claim)
         if not isinstance(org_id, str) or ORG_ID.fullmatch(org_id) is None:
             raise PermissionDenied(f"The session's {self._org_claim} is no organization id. Ask your administrator.")
         if role is not None and role not in set(Role):
             raise PermissionDenied(f"The session's {self._role_claim} is no role. Ask your administrator.")
         await self._ensure(org_id)
-        return Member(
-            org_id=org_id,
-            user_id=session.user_id,
-            role=Role(role) if role is not None else Role.MEMBER,
-            email=session.email,
-        )
+        return _member(session, org_id, Role(role) if role is not None else Role.MEMBER)
 
     async def _ensure(self, org_id: str) -> None:
         async with self._database.read() as tx:
@@ -89,6 +87,11 @@ class OrganizationsService:
         await tx.organizations.add(organization)
         await tx.commit()
         return organization
+
+
+def _member(session: Session, org_id: str, role: Role) -> Member:
+    ends = datetime.fromtimestamp(min(session.claims["exp"], END_OF_TIME), UTC)
+    return Member(org_id=org_id, user_id=session.user_id, role=role, email=session.email, session_ends=ends)
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from server.domain.access import Caller
+from server.domain.events import EventKind, policy_event
 from server.domain.policies import Policy, PolicyFields, PolicyPatch, apply, size
 from server.domain.preconditions import ANY, IfMatch
 from server.errors import FieldViolation, NotFound, PolicyInvalid
@@ -53,6 +54,7 @@ class PoliciesService:
             )
             await tx.policies.save(policy)
             await check_size(tx, instance_id)
+            await tx.events.append([policy_event(caller.org_id, policy, EventKind.POLICY_CREATED, now)])
             version = await self._changed(tx, instance_id)
             await keep(tx, policy, version)
             await tx.commit()
@@ -70,6 +72,7 @@ class PoliciesService:
             policy = replace(old, fields=self._applied(patch, old), updated_at=now, revision=old.revision + 1)
             await tx.policies.save(policy)
             await check_size(tx, instance_id)
+            await tx.events.append([policy_event(caller.org_id, policy, EventKind.POLICY_UPDATED, now)])
             version = await self._changed(tx, instance_id)
             await tx.commit()
         await self._propagation.confirm(version)
@@ -81,6 +84,7 @@ class PoliciesService:
             policy = await _policy(tx, caller, instance_id, policy_id)
             if_match.check("policy", policy.revision)
             await tx.policies.delete(policy_id)
+            await tx.events.append([policy_event(caller.org_id, policy, EventKind.POLICY_DELETED, self._clock())])
             version = await self._changed(tx, instance_id)
             await tx.commit()
         await self._propagation.confirm(version)

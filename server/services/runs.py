@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from server.domain.access import Caller, Engine, KeyHolder
+from server.domain.events import run_event
 from server.domain.run_events import read_batch
 from server.domain.runs import Batch, RunState, microseconds, moment
 from server.errors import FieldViolation, InvalidArgument, NotFound
@@ -68,6 +69,7 @@ class RunsService:
             changed = list(batch.changed.values())
             for first in range(0, len(changed), PIECE):
                 await tx.runs.put(engine.org_id, engine.instance_id, changed[first : first + PIECE])
+            await tx.events.append([run_event(engine.org_id, engine.instance_id, move) for move in batch.moves])
             if starts:
                 await tx.usage.add_starts(engine.org_id, starts)
             await tx.commit()

@@ -37,6 +37,10 @@ class ApiKeys:
         row = found.first()
         return _key(row) if row else None
 
+    async def by_ids(self, key_ids: Sequence[str]) -> list[ApiKey]:
+        """The keys with these ids, of whichever organizations, as far as there are any."""
+        return [_key(row) for row in await self._session.exec(select(ApiKeyRow).where(col(ApiKeyRow.id).in_(key_ids)))]
+
     async def add(self, key: ApiKey) -> None:
         """Stores a new key."""
         await self.add_all([key])

@@ -1,7 +1,7 @@
 """The database and its unit of work: whoever wants rows opens one, and only what it commits stays."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime
 from types import TracebackType
@@ -46,8 +46,15 @@ from server.store.usage import Quotas, Usage
 class UnitOfWork:
     """One transaction, with every repository on it. Leaving without commit() takes everything back."""
 
-    def __init__(self, session: AsyncSession, sealer: Sealer, quotas: Quotas | None = None) -> None:
+    def __init__(
+        self,
+        session: AsyncSession,
+        sealer: Sealer,
+        quotas: Quotas | None = None,
+        published: Callable[[], None] | None = None,
+    ) -> None:
         self._session = session
+        self._published = published
         self.organizations = Organizations(session)
         self.instances = Instances(session, sealer)
         self.policies = Policies(session, sealer)
@@ -71,8 +78,11 @@ class UnitOfWork:
         return await try_turn(self._session, turn)
 
     async def commit(self) -> None:
-        """Makes what was done lasting."""
+        """Makes what was done lasting. Events are numbered last of all, and told of once they are there."""
+        events = await self.events.write()
         await self._session.commit()
+        if events and self._published is not None:
+            self._published()
 
 
 class Database:
@@ -85,6 +95,8 @@ class Database:
         self._turn = writers_turn(engine)
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._reader = reader(engine)
+        # Called when events were committed here; those of other servers come as Signal.EVENTS.
+        self.published: Callable[[], None] | None = None
 
     @property
     def is_shared(self) -> bool:
@@ -103,7 +115,7 @@ class Database:
         async with queue or nullcontext(), self._session(self.engine) as session:
             if turn is not None:
                 await take_turn(session, Turn.NAMED, turn)
-            yield UnitOfWork(session, self._sealer, self._quotas)
+            yield UnitOfWork(session, self._sealer, self._quotas, self.published)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[UnitOfWork]:

@@ -71,6 +71,7 @@ class Turn(IntEnum):
     HOUSEKEEPING = 3
     NAMED = 4
     SERVER = 5
+    EVENTS = 20
 
 
 class Signal(StrEnum):
@@ -78,6 +79,7 @@ class Signal(StrEnum):
 
     CHANGES = "changes"
     PROXIES = "proxies"
+    EVENTS = "events"
 
 
 def create_engine(url: str, limits: Limits | None = None) -> AsyncEngine:

@@ -194,7 +194,7 @@ class ChangeRow(Table, table=True):
 
 
 class EventRow(Table, table=True):
-    """Something that happened to an instance, or to an organization, in the transaction that made it so."""
+    """Something that happened, in the transaction that made it so; or many changes of runs, in their details."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -204,12 +204,25 @@ class EventRow(Table, table=True):
     )
 
     id: int | None = Field(default=None, primary_key=True, sa_type=AutoId)
-    # No foreign keys: an event outlives its instance.
+    # No foreign keys: an event outlives what it tells of.
     org_id: str
     instance_id: str | None = None
+    deployment_id: str | None = None
+    policy_id: str | None = None
+    run_id: str | None = None
     kind: str
     at: datetime = Field(sa_type=UtcDateTime)
     details: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class EventFloorRow(Table, table=True):
+    """The last event of an organization that was dropped: who goes on from before it has missed something."""
+
+    __tablename__ = "event_floors"
+
+    # Empty: of all organizations.
+    org_id: str = Field(primary_key=True)
+    floor: int = Field(sa_type=BigInteger)
 
 
 class IdempotencyRow(Table, table=True):

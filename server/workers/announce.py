@@ -6,9 +6,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from server.errors import DatabaseUnavailable
+from server.services.event_feed import Feed
 from server.services.peers import REPORT_S, Peers
 from server.services.propagation import Propagation
 from server.store.database import Database
+from server.store.dialects import Signal
 
 EVERY_S = 1.0
 
@@ -20,12 +22,14 @@ async def announce_changes(propagation: Propagation) -> None:
     await _forever("announce.failed", propagation.check, EVERY_S)
 
 
-async def hear_others(database: Database, propagation: Propagation) -> None:
+async def hear_others(database: Database, propagation: Propagation, feed: Feed) -> None:
     """Acts at once on what other servers commit. What is missed while the connection is away, a check finds."""
 
     async def listen() -> None:
         async with database.signals() as heard:
             async for signals in heard:
+                if Signal.EVENTS in signals:
+                    feed.wake()
                 await propagation.hear(signals)
 
     await _forever("listen.failed", listen, EVERY_S)

@@ -25,6 +25,9 @@ KEEP_EVENTS = timedelta(days=30)
 ORG_EVENTS = 10_000
 # A run that does not end, since its engine is gone or nobody approves it. Forgotten sooner, its end would count again.
 KEEP_OPEN_RUNS = timedelta(days=400)
+# Of runs there are many more, and each row has up to 100 changes: so their rows are counted, and kept, by themselves.
+KEEP_RUN_EVENTS = timedelta(hours=24)
+ORG_RUN_EVENTS = 2_000
 EVERY_S = 600.0
 # Rows that one transaction drops: others want to write too. And how often in one round, which bounds it.
 ROWS = 2_000
@@ -52,6 +55,7 @@ async def sweep(
     *,
     org_records: int = ORG_RECORDS,
     org_events: int = ORG_EVENTS,
+    org_run_events: int = ORG_RUN_EVENTS,
     rows: int = ROWS,
 ) -> None:
     """One round: drops old changes, counts and answers, and records and events that are old or too many."""
@@ -65,14 +69,14 @@ async def sweep(
     await _drop(database, rows, lambda tx: tx.traffic.forget(now - KEEP_TRAFFIC, rows))
     await _drop(database, rows, lambda tx: tx.idempotency.forget(now - idempotency.KEEP, rows))
     await _drop(database, rows, lambda tx: tx.events.forget(now - KEEP_EVENTS, rows))
+    await _drop(database, rows, lambda tx: tx.events.forget(now - KEEP_RUN_EVENTS, rows, runs=True))
     async with database.read() as tx:
-        crowded, eventful = await tx.decisions.crowded(org_records), await tx.events.crowded(org_events)
+        crowded = await tx.decisions.crowded(org_records)
     for org_id in crowded:
         log.warning("decisions.crowded", org_id=org_id, limit_bytes=org_records)
         await _drop(database, rows, partial(_shrink, org_id=org_id, keep=org_records, rows=rows))
-    for org_id in eventful:
-        log.warning("events.crowded", org_id=org_id, limit=org_events)
-        await _drop(database, rows, partial(_shrink_events, org_id=org_id, keep=org_events, rows=rows))
+    await _shrink_events(database, org_events, rows, runs=False)
+    await _shrink_events(database, org_run_events, rows, runs=True)
 
 
 async def sweep_runs(database: Database, plans: Plans, clock: Clock, *, rows: int = ROWS) -> None:
@@ -98,8 +102,16 @@ async def _shrink(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:
     return await tx.decisions.shrink(org_id, keep, rows)
 
 
-async def _shrink_events(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:
-    return await tx.events.shrink(org_id, keep, rows)
+async def _shrink_events(database: Database, keep: int, rows: int, *, runs: bool) -> None:
+    async with database.read() as tx:
+        crowded = await tx.events.crowded(keep, runs=runs)
+    for org_id in crowded:
+        log.info("events.crowded", org_id=org_id, limit=keep, runs=runs)
+        await _drop(database, rows, partial(_shrink_events_of, org_id=org_id, keep=keep, rows=rows, runs=runs))
+
+
+async def _shrink_events_of(tx: UnitOfWork, *, org_id: str, keep: int, rows: int, runs: bool) -> int:
+    return await tx.events.shrink(org_id, keep, rows, runs=runs)
 
 
 async def _drop(database: Database, rows: int, drop: Drop) -> None:

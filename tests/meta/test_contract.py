@@ -56,11 +56,14 @@ STATUSES = {
     "PLAN_TOO_LOW": (9, 402),
     "INSTANCE_IN_USE": (9, 409),
     "QUOTA_EXCEEDED": (8, 429),
+    "SUBSCRIBER_TOO_SLOW": (8, 429),
 }
 
 
 def bindings(method: MethodDescriptor) -> list[tuple[str, str]]:
-    """Every HTTP method and path of a method."""
+    """Every HTTP method and path of a method. One for gRPC alone has none."""
+    if not method.GetOptions().HasExtension(http):
+        return []
     rule = method.GetOptions().Extensions[http]
     rules = (rule, *rule.additional_bindings)
     return [(str(one.WhichOneof("pattern")), getattr(one, str(one.WhichOneof("pattern")))) for one in rules]

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from server.domain.events import Event, EventKind
+from server.domain.events import Cursor, Event, EventKind
 from server.domain.instances import Phase
 from server.domain.restarts import Restarts
 from server.store.database import Database
@@ -87,17 +87,17 @@ async def test_events_are_listed_in_order_and_by_organization(database: Database
         await tx.events.append([event(3)])
         await tx.commit()
     async with database.read() as tx:
-        found = await tx.events.of_org("org_one", after=0, limit=10)
-        assert [replace(one, id=None) for one in found] == [event(0), event(2), event(3)]
-        assert await tx.events.of_org("org_one", after=found[0].id or 0, limit=1) == found[1:2]
-        assert await tx.events.of_org("org_one", after=0, limit=10, instance_id="inst_1") == found[2:]
+        found = await tx.events.of_org("org_one", limit=10)
+        assert [replace(one, cursor=None) for one in found] == [event(0), event(2), event(3)]
+        assert await tx.events.of_org("org_one", after=found[0].cursor or Cursor(0), limit=1) == found[1:2]
+        assert await tx.events.of_org("org_one", limit=10, instance_id="inst_1") == found[2:]
 
 
 async def test_events_that_are_not_committed_did_not_happen(database: Database) -> None:
     async with database.write() as tx:
         await tx.events.append([event(0)])
     async with database.read() as tx:
-        assert await tx.events.of_org("org_one", after=0, limit=10) == []
+        assert await tx.events.of_org("org_one", limit=10) == []
 
 
 async def test_old_and_too_many_events_are_dropped(database: Database) -> None:
@@ -108,12 +108,12 @@ async def test_old_and_too_many_events_are_dropped(database: Database) -> None:
     now = NOW + housekeeping.KEEP_EVENTS + timedelta(minutes=4, seconds=30)
     await housekeeping.sweep(database, lambda: now, org_events=10, rows=3)
     async with database.read() as tx:
-        found = await tx.events.of_org("org_one", after=0, limit=100)
+        found = await tx.events.of_org("org_one", limit=100)
         assert [one.details["n"] for one in found] == list(range(10, 20))
-        assert await tx.events.of_org("org_two", after=0, limit=100) == []
+        assert await tx.events.of_org("org_two", limit=100) == []
     await housekeeping.sweep(database, lambda: now + timedelta(minutes=10), rows=3)
     async with database.read() as tx:
-        found = await tx.events.of_org("org_one", after=0, limit=100)
+        found = await tx.events.of_org("org_one", limit=100)
     assert [one.details["n"] for one in found] == list(range(15, 20))
 
 

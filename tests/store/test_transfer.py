@@ -61,7 +61,7 @@ async def source(tmp_path: Path) -> Path:
             await tx.decisions.add([record(number) for number in range(RECORDS)])
             await tx.runs.put("org_one", "inst_1", [Run.begin(RunEvent("run-1", Transition(1, 0, "")))])
             await tx.usage.add_starts("org_one", [NOW])
-            await tx.events.append([event(number) for number in range(3)])
+            await tx.events.append([event(number) for number in range(4)])
             lease = {"lease_until": NOW + timedelta(hours=1), "forgotten": NOW - timedelta(days=1)}
             await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="me", now=NOW, **lease)
             await tx.idempotency.answer(CALL, "me", ANSWER)
@@ -70,6 +70,9 @@ async def source(tmp_path: Path) -> Path:
             await tx.proxies.beat("srv", 1)
             for number in range(7):
                 await tx.changes.append(NOW + timedelta(minutes=number), instance_id="inst_1")
+            await tx.commit()
+        async with database.write() as tx:
+            assert await tx.events.shrink("org_one", 3, 1, runs=False) == 1
             await tx.commit()
         # Number 8 was given and taken back: nobody may ever see it again.
         async with database.engine.begin() as connection:
@@ -124,8 +127,9 @@ async def test_everything_is_moved_as_it_is_and_goes_on(source: Path, target: st
         lease = {"lease_until": NOW, "forgotten": NOW - timedelta(days=1)}
         again = await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="you", now=NOW, **lease)
         assert (again.owner, again.answer) == ("me", ANSWER)
-        await tx.events.append([event(3)])
-        assert [one.id for one in await tx.events.of_org("org_one", after=0, limit=10)] == [1, 2, 3, 4]
+        await tx.events.append([event(4)])
+        await tx.commit()
+        assert [str(one.cursor) for one in await tx.events.of_org("org_one", limit=10)] == ["2", "3", "4", "5"]
 
 
 async def test_target_with_rows_is_refused_and_left_alone(source: Path, target: str) -> None:

@@ -61,9 +61,9 @@ async def executions(database: Database, at: datetime = NOW, org_id: str = ORG) 
 
 async def told(database: Database) -> list[tuple[EventKind, dict[str, Any]]]:
     async with database.read() as tx:
-        found = await tx.events.of_org(ORG, after=0, limit=100)
+        found = await tx.events.of_org(ORG, limit=100)
     assert {one.instance_id for one in found} <= {None}
-    return [(one.kind, dict(one.details)) for one in found]
+    return [(EventKind(one.kind), dict(one.details)) for one in found]
 
 
 async def changed(database: Database) -> list[str | None]:

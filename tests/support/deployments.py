@@ -224,7 +224,7 @@ class DeploymentWorld:
 
     async def kinds(self) -> list[str]:
         async with self.database.read() as tx:
-            return [str(one.kind) for one in await tx.events.of_org(self.owner.org_id, after=0, limit=100)]
+            return [str(one.kind) for one in await tx.events.of_org(self.owner.org_id, limit=100)]
 
     def in_engine(self) -> dict[str, int]:
         """How many things of each kind the engine has of this organization."""

@@ -16,7 +16,6 @@ from server.domain.instances import Deadlines, Instance
 from server.domain.restarts import RestartPolicy
 from server.providers.engine.client import EngineClient
 from server.providers.runtime.base import Runtime
-from server.services.events import EventsService
 from server.services.identifiers import new_id
 from server.services.instances import InstancesService
 from server.services.propagation import Propagation
@@ -102,7 +101,8 @@ class World:
         await eventually(look)
 
     async def events(self, instance_id: str) -> list[Event]:
-        found = await EventsService(self.database).list(caller=OWNER)
+        async with self.database.read() as tx:
+            found = await tx.events.of_org(OWNER.org_id, limit=100)
         return [event for event in found if event.instance_id == instance_id]
 
     async def kinds(self, instance_id: str) -> list[str]:

@@ -10,8 +10,8 @@ import grpc
 from server.rpc.interceptors.base import Call
 from server.telemetry.tracing import TRACEPARENT, Kind, Tracing
 
-# These last as long as the proxies.
-ENDLESS = "/Watch"
+# These last as long as the proxies, or those who follow events.
+ENDLESS = ("/Watch", "/WatchEvents", "/StreamEvents")
 OURS = ("INTERNAL", "UNAVAILABLE")
 
 

@@ -153,6 +153,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     say how long the period lasts; `period_end` is the moment from which runs may be started again.
     Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
     """
+    ERROR_REASON_SUBSCRIBER_TOO_SLOW: _ErrorReason.ValueType  # 40
+    """The reader of a stream of events does not keep up. Come again with the last id that arrived.
+    Example: {"reason": "SUBSCRIBER_TOO_SLOW", "metadata": {"limit": "5000"}}
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The `reason` of the google.rpc.ErrorInfo that every error carries, without the prefix ERROR_REASON_. Its `domain` is
@@ -285,6 +289,10 @@ ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 38
 """The executions that the plan includes are used up, and the request would start another run. RetryInfo and Retry-After
 say how long the period lasts; `period_end` is the moment from which runs may be started again.
 Example: {"reason": "QUOTA_EXCEEDED", "metadata": {"plan": "free", "limit": "1000", "period_end": "2026-02-01T00:00:00Z"}}
+"""
+ERROR_REASON_SUBSCRIBER_TOO_SLOW: ErrorReason.ValueType  # 40
+"""The reader of a stream of events does not keep up. Come again with the last id that arrived.
+Example: {"reason": "SUBSCRIBER_TOO_SLOW", "metadata": {"limit": "5000"}}
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
 
