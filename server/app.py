@@ -36,6 +36,7 @@ from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
 from server.rpc.interceptors.metrics import Metered
 from server.rpc.interceptors.tracing import Traced
+from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
@@ -48,6 +49,7 @@ from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
 from server.services.instances import InstancesService
+from server.services.metrics import MetricsService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
@@ -242,6 +244,7 @@ def _build(
         policies=_policies(settings, shared, outside),
         system=SystemServicer(system),
         decisions=DecisionsServicer(decisions),
+        metrics=MetricsServicer(MetricsService(database=database, clock=utc_now)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)

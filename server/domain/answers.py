@@ -1,6 +1,6 @@
 """What became of the requests that were let pass: counts by kind of answer, and how long callers waited for it.
 
-Latencies are kept as counts in fixed buckets on a logarithmic scale, so what edges, proxies and minutes have seen adds up.
+Latencies are kept as counts in fixed buckets on a logarithmic scale: what edges, proxies and minutes have seen adds up.
 """
 
 import math
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Self
 
 STEP = timedelta(minutes=1)
 # The engine has not answered: a 502, 503 or 504 of ours stands for it.
@@ -53,6 +54,14 @@ class Answers:
 
     kinds: Counter[str] = field(default_factory=Counter)
     latency: Counter[int] = field(default_factory=Counter)
+
+    @classmethod
+    def reported(cls, kinds: Mapping[str, int], latency: Mapping[int, int]) -> Self:
+        """What somebody says that it has counted. What makes no sense in it is left out."""
+        return cls(
+            kinds=Counter({kind: many for kind, many in kinds.items() if kind in KINDS and many > 0}),
+            latency=Counter({bucket: many for bucket, many in latency.items() if 0 <= bucket <= LAST and many > 0}),
+        )
 
     def count(self, kind: str, milliseconds: float, answers: int = 1) -> None:
         """Counts answers that were alike. `milliseconds`: from the request's first byte to the answer's first."""

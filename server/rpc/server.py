@@ -17,6 +17,8 @@ from orch8cloud.v1 import (
     decisions_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
+    metrics_pb2,
+    metrics_pb2_grpc,
     organization_pb2,
     organization_pb2_grpc,
     policies_pb2,
@@ -36,6 +38,7 @@ from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around, Call, Interceptor
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.idempotency import IdempotentCalls
+from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
@@ -44,7 +47,7 @@ from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, system_pb2)
+    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, metrics_pb2, system_pb2)
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -70,6 +73,7 @@ class Servicers:
     organization: OrganizationServicer
     policies: PoliciesServicer
     decisions: DecisionsServicer
+    metrics: MetricsServicer
     system: SystemServicer
     dataplane: DataPlaneServicer
 
@@ -100,6 +104,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     organization_pb2_grpc.add_OrganizationServiceServicer_to_server(servicers.organization, server)
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(servicers.metrics, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 
