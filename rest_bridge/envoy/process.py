@@ -14,7 +14,9 @@ from typing import Self
 
 import envoy
 
+from rest_bridge.answers import Tally
 from rest_bridge.envoy.admin import Admin, written_address
+from rest_bridge.envoy.answers import AnswerReader
 from rest_bridge.envoy.bootstrap import DEFAULT_LIMITS, bootstrap
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.listeners import NAME
@@ -28,6 +30,8 @@ DRAIN_WITHIN = 3.0
 KILL_AFTER = 1.5
 _POLL = 0.02
 _LINES_KEPT = 20
+# How late a line of a log may be.
+_FLUSH_MS = 1000
 
 
 class EnvoyError(StartFailed):
@@ -44,7 +48,9 @@ class EnvoyProcess:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._log: asyncio.Task[None] | None = None
+        self._reader: AnswerReader | None = None
         self._last_lines: list[str] = []
+        self.answers = Tally()
         self._admin: Admin | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,8 +77,11 @@ class EnvoyProcess:
         folder = Path(self._folder.name)
         config = folder / "envoy.json"
         config.touch(mode=0o600)
-        config.write_text(json.dumps(bootstrap(self._settings, self._limits)))
+        answers = folder / "answers"
+        config.write_text(json.dumps(bootstrap(self._settings, self._limits, answers)))
         try:
+            self._reader = AnswerReader(answers, self.answers)
+            await self._reader.open()
             self._process = await self._spawn(config, folder / "admin")
             self._log = asyncio.create_task(self._forward_log())
             await self._wait_ready(folder / "admin")
@@ -88,6 +97,7 @@ class EnvoyProcess:
             *tied(str(binary), "--config-path", str(config), "--admin-address-path", str(admin)),
             *("--concurrency", str(self._settings.envoy_concurrency), "--log-level", "warning"),
             *("--use-dynamic-base-id", "--disable-hot-restart", "--drain-time-s", str(round(DRAIN_WITHIN))),
+            *("--file-flush-interval-msec", str(_FLUSH_MS)),
             stderr=asyncio.subprocess.PIPE,
         )
 
@@ -158,6 +168,9 @@ class EnvoyProcess:
         if self._log is not None:
             await self._log
             self._log = None
+        if self._reader is not None:
+            await self._reader.drain()
+            self._reader = None
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None

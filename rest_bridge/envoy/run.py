@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from rest_bridge.envoy.answers import AnswerReports
 from rest_bridge.envoy.operations import EdgeOperations
 from rest_bridge.envoy.process import EnvoyProcess, how_it_ended
 from rest_bridge.envoy.pulse import beat
@@ -15,17 +16,18 @@ async def run_edge(settings: EdgeSettings) -> int:
     """Runs the edge until SIGTERM or SIGINT, ends it gracefully, and returns the exit code for the program."""
     stopping = Stopping(settings.drain_delay)
     edge = EnvoyProcess(settings)
+    reports = AnswerReports(edge.answers, settings.proxy_addr)
     probes = EdgeOperations(edge).probes(stopping)
     with stopping.on_signals():
         async with listening(settings.edge_metrics_listen, "edge", probes):
             await edge.start()
-            return await _run(edge, stopping)
+            return await _run(edge, reports, stopping)
 
 
-async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
+async def _run(edge: EnvoyProcess, reports: AnswerReports, stopping: Stopping) -> int:
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.now.wait())
-    beside = [asyncio.create_task(job) for job in (_beat(edge), _leave(edge, stopping))]
+    beside = [asyncio.create_task(job) for job in (_beat(edge), _leave(edge, stopping), reports.run())]
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
     for task in (*beside, stop):
@@ -33,6 +35,7 @@ async def _run(edge: EnvoyProcess, stopping: Stopping) -> int:
     # An Envoy that has just ended cannot say where it listened, and that must not hide how it ended.
     await asyncio.gather(*beside, stop, return_exceptions=True)
     await edge.stop()
+    await reports.flush()
     code = await ended
     if by_itself:
         sys.stderr.write(f"{how_it_ended(code)}.\n")

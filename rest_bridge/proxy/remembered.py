@@ -39,9 +39,9 @@ MAX_QUESTION = 64 * 1024
 NONE = "-"
 # The version that a worker sends which only reports.
 ONLY_COUNTS = "counts"
-# For so long a decision is fresh; then one request asks again, and others go on for a moment more. Whatever takes an API
-# key's access away is told, so asking again is a precaution only; an issuer may withdraw the key behind a token without a
-# word, so tokens are asked about more often. Entries have their turns at different times.
+# For so long a decision is fresh; then one request asks again, and others go on for a moment more. Whatever takes an
+# API key's access away is told, so asking again is a precaution only; an issuer may withdraw the key behind a token
+# without a word, so tokens are asked about more often. Entries have their turns at different times.
 FRESH_S = (600.0, 900.0)
 FRESH_TOKEN_S = (10.0, 15.0)
 MORE_S = 2.0

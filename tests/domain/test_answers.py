@@ -3,13 +3,14 @@
 import math
 import random
 from collections import Counter
+from collections.abc import Callable, Mapping
 
 import pytest
 
 from server.domain.answers import ERROR, FIRST_MS, LAST, Answers, bucket_of, kind_of, percentile
 
 SHARES = (0.01, 0.5, 0.9, 0.99, 1.0)
-SHAPES = {
+SHAPES: Mapping[str, Callable[[random.Random], float]] = {
     "constant": lambda chance: 12.0,
     "even": lambda chance: chance.uniform(0.2, 900),
     "long tail": lambda chance: min(chance.lognormvariate(2, 1.5) + FIRST_MS, 500_000),
