@@ -21,6 +21,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 # Longer than Envoy keeps its lines, the edge its sums and the proxy its report, one after the other.
 TOLD_WITHIN_S = 60.0
+ALL = (*PATHS, BUSY)
 
 
 def put(world: World, instance_id: str, instance: Instance | None = None) -> str:
@@ -49,11 +50,6 @@ async def until_told(world: World, instance_id: str, many: int) -> Answers:
     return told(world, instance_id)
 
 
-@pytest.fixture(params=[*PATHS, BUSY])
-def any_path(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 async def leave(world: World, port: int, target: str) -> None:
     """Asks, and hangs up before there is an answer."""
     world.engine.reached.clear()
@@ -65,9 +61,10 @@ async def leave(world: World, port: int, target: str) -> None:
         await world.engine.cancelled.wait()
 
 
-async def test_every_kind_of_answer_is_told_once(world: World, any_path: str) -> None:
-    port = world.ports[any_path]
-    instance_id = put(world, f"inst_answers{any_path}")
+async def ask_for_everything(world: World, path: str) -> str:
+    """Every kind of answer. Gives the instance that was called."""
+    port = world.ports[path]
+    instance_id = put(world, f"inst_answers{path}")
     tunnel = f"/api/tunnel/{instance_id}"
 
     async def call(path: str, *headers: tuple[str, str]) -> int:
@@ -91,28 +88,34 @@ async def test_every_kind_of_answer_is_told_once(world: World, any_path: str) ->
     await leave(world, port, f"{tunnel}/silent")
     # What comes last is told last: nothing of the above can still be under way.
     assert await call("/x?answer=418", bearer(KEY)) == 418
+    return instance_id
 
+
+async def test_every_kind_of_answer_is_told_once(world: World) -> None:
+    called = [await ask_for_everything(world, path) for path in ALL]
     expected = {"1xx": 1, "2xx": 7, "3xx": 1, "4xx": 3, "5xx": 2, "none": 1}
-    answers = await until_told(world, instance_id, sum(expected.values()))
-    assert answers.kinds == Counter(expected)
-    assert answers.latency.total() == answers.kinds.total()
+    for instance_id in called:
+        answers = await until_told(world, instance_id, sum(expected.values()))
+        assert answers.kinds == Counter(expected)
+        assert answers.latency.total() == answers.kinds.total()
 
 
-async def test_an_engine_that_nobody_reaches_does_not_answer(world: World, any_path: str) -> None:
-    instance_id = put(world, f"inst_nobody{any_path}", Instance(engine="refusing"))
-    answer = await send(world.ports[any_path], request(f"/api/tunnel/{instance_id}/x", [bearer(KEY)]))
-    assert answer.status in (502, 503)
-    assert (await until_told(world, instance_id, 1)).kinds == Counter({"none": 1})
+async def test_an_engine_that_nobody_reaches_does_not_answer(world: World) -> None:
+    called = [put(world, f"inst_nobody{path}", Instance(engine="refusing")) for path in ALL]
+    for path, instance_id in zip(ALL, called, strict=True):
+        answer = await send(world.ports[path], request(f"/api/tunnel/{instance_id}/x", [bearer(KEY)]))
+        assert answer.status in (502, 503)
+    for instance_id in called:
+        assert (await until_told(world, instance_id, 1)).kinds == Counter({"none": 1})
 
 
-async def test_latency_is_how_long_the_caller_waits_for_the_beginning(world: World, any_path: str) -> None:
-    instance_id = put(world, f"inst_slow{any_path}")
+async def ask_slowly(world: World, path: str) -> tuple[str, float, float]:
+    """The instance, how long its engine made the caller wait, and how long the whole answer took, in milliseconds."""
+    instance_id = put(world, f"inst_slow{path}")
     world.engine.reached.clear()
     world.engine.release.clear()
     began = time.perf_counter()
-    sending = asyncio.create_task(
-        send(world.ports[any_path], request(f"/api/tunnel/{instance_id}/held", [bearer(KEY)]))
-    )
+    sending = asyncio.create_task(send(world.ports[path], request(f"/api/tunnel/{instance_id}/held", [bearer(KEY)])))
     async with asyncio.timeout(PATIENCE):
         await world.engine.reached.wait()
     asked = time.perf_counter()
@@ -121,8 +124,13 @@ async def test_latency_is_how_long_the_caller_waits_for_the_beginning(world: Wor
     world.engine.release.set()
     assert (await sending).body == b"late"
     took_ms = (time.perf_counter() - began) * 1000
-    ((bucket, many),) = (await until_told(world, instance_id, 1)).latency.items()
-    assert many == 1
-    above, below = (FIRST_MS * 2 ** (step / PER_OCTAVE) for step in (bucket, bucket - 1))
-    assert above >= held_ms
-    assert below <= took_ms
+    return instance_id, held_ms, took_ms
+
+
+async def test_latency_is_how_long_the_caller_waits_for_the_beginning(world: World) -> None:
+    for instance_id, held_ms, took_ms in [await ask_slowly(world, path) for path in ALL]:
+        ((bucket, many),) = (await until_told(world, instance_id, 1)).latency.items()
+        assert many == 1
+        above, below = (FIRST_MS * 2 ** (step / PER_OCTAVE) for step in (bucket, bucket - 1))
+        assert above >= held_ms
+        assert below <= took_ms
