@@ -12,6 +12,11 @@ MAX_ROWS = 10_000
 _MINUTE_S = 60
 
 
+def minute_of(now: float) -> int:
+    """The beginning of the minute, both in seconds since 1970."""
+    return int(now) // _MINUTE_S * _MINUTE_S
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """Answers of one instance that ended in one minute, by its beginning in seconds since 1970."""
@@ -33,7 +38,7 @@ class Tally:
 
     def count(self, instance_id: str, kind: str, milliseconds: float, now: float, answers: int = 1) -> None:
         """Counts answers that ended now, in seconds since 1970, and were alike."""
-        row = self._row(instance_id, int(now) // _MINUTE_S * _MINUTE_S)
+        row = self._row(instance_id, minute_of(now))
         if row is None:
             self.lost += answers
         else:

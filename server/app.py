@@ -39,6 +39,7 @@ from server.rpc.interceptors.tracing import Traced
 from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.server import Servicers, access_table, build_server, listen, set_serving
 from server.rpc.system import SystemServicer
 from server.services.api_keys import ApiKeysService
@@ -53,6 +54,7 @@ from server.services.metrics import MetricsService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
+from server.services.runs import RunsService
 from server.services.settling import Settling
 from server.services.system import SystemService
 from server.services.waiting import Waiters
@@ -101,7 +103,7 @@ def chosen_runtime(settings: ServerSettings) -> Runtime:
 def _local_runtime(settings: ServerSettings) -> Runtime:
     from server.providers.runtime.local import LocalRuntime
 
-    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin)
+    return LocalRuntime(data_dir=settings.data_dir, engine_bin=settings.engine_bin, report_to=settings.report_to)
 
 
 def _fly_runtime(settings: ServerSettings) -> Runtime:
@@ -125,6 +127,7 @@ def _fly_runtime(settings: ServerSettings) -> Runtime:
             engine_env=settings.fly_engine_env,
             suspend=settings.fly_suspend,
             requests_per_second=settings.fly_rate,
+            report_to=settings.report_to,
         )
     )
 
@@ -186,7 +189,7 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
         async with listening(settings.server_metrics_listen, "server", probes):
             await app.propagation.start()
             await app.server.start()
-            jobs = [asyncio.create_task(one) for one in _work(app)]
+            jobs = [asyncio.create_task(one) for one in _work(app, plans)]
             await set_serving(app.health)
             for switch in settings.switches():
                 log.warning("development_switch_is_on", switch=switch)
@@ -197,12 +200,12 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
                 await _stop(app, jobs, runtime)
 
 
-def _work(app: App) -> list[Coroutine[Any, Any, None]]:
+def _work(app: App, plans: Plans) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
         app.reconciler.run(),
         app.orphans.run(),
-        keep_house(app.database, utc_now),
+        keep_house(app.database, plans, utc_now),
         announce_changes(app.propagation),
         notice_changes(app.settling),
     ]
@@ -245,6 +248,7 @@ def _build(
         system=SystemServicer(system),
         decisions=DecisionsServicer(decisions),
         metrics=MetricsServicer(MetricsService(database=database, clock=utc_now)),
+        runs=RunsServicer(RunsService(database=database, clock=utc_now)),
         dataplane=DataPlaneServicer(routes, decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)

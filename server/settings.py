@@ -150,6 +150,12 @@ class ServerSettings(FlySettings):
     engine_bin: Path | None = Field(
         None, description="The engine to run locally. Unset: orch8-server on the PATH, else the development engine."
     )
+    ingest_url: str = Field(
+        "",
+        pattern=rf"({_ORIGIN})|^$",
+        description="The address at which engines report their runs. Empty: ORCH8_PUBLIC_URL. Engines take https only, "
+        "and without it report nothing; the development engine also takes http on this machine.",
+    )
     orphans: Literal["report", "remove"] = Field(
         "report", description="What is done about engines of ours that belong to no instance: report or remove."
     )
@@ -176,6 +182,11 @@ class ServerSettings(FlySettings):
             provisioning=timedelta(seconds=self.provisioning_deadline),
             transition=timedelta(seconds=self.transition_deadline),
         )
+
+    @property
+    def report_to(self) -> str:
+        """Where engines report their runs."""
+        return self.ingest_url or self.public_url
 
     def plans(self) -> Plans:
         """The plans, among which the default one must be. Raises SettingsError."""

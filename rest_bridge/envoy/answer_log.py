@@ -5,23 +5,24 @@ own writes now and then, hundreds of lines at once. Its gRPC access log service 
 message for each; so does a callback in Lua.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from rest_bridge.answers import Tally
+from rest_bridge.answers import Row, Tally, minute_of
 from rest_bridge.envoy.fragments import Json, extension
 from rest_bridge.envoy.streams import DECISION, PASS
-from server.domain.answers import NOT_ANSWERED, kind_of
+from server.domain.answers import NOT_ANSWERED, Answers, bucket_of, kind_of
 
 # The pass begins with the instance's id, which ends within so many bytes.
 _ID = 46
-_NEVER = b"-"
-# When the engine's answer began to arrive, and when ours began to leave: microseconds after the request's first byte.
+# What Envoy says of an answer that is the engine's own.
+_ENGINES_OWN = b"via_upstream"
+# The last one: when the answer began to leave, in microseconds after the request's first byte.
 _FIELDS = (
     f"%DYNAMIC_METADATA({DECISION}:{PASS}):{_ID}%",
     "%RESPONSE_CODE%",
-    "%COMMON_DURATION(DS_RX_BEG:US_RX_BEG:us)%",
+    "%RESPONSE_CODE_DETAILS%",
     "%COMMON_DURATION(DS_RX_BEG:DS_TX_BEG:us)%",
 )
 
@@ -38,18 +39,30 @@ def answer_log(path: Path) -> Json:
 
 
 def tally(lines: Iterable[bytes], into: Tally, now: float) -> None:
-    """Counts what whole lines say, in seconds since 1970 now."""
-    for line, many in Counter(lines).items():
-        fields = line.split(b"\t")
-        if len(fields) == len(_FIELDS):
-            _count(fields, many, into, now)
+    """Counts what whole lines say, in seconds since 1970 now. Most lines differ in their last field only."""
+    alike: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for line in lines:
+        head, _, began = line.rpartition(b"\t")
+        alike[head].append(began)
+    for head, waits in alike.items():
+        row = _row(head.split(b"\t"), waits, minute_of(now))
+        if row is not None:
+            into.add([row])
 
 
-def _count(fields: list[bytes], many: int, into: Tally, now: float) -> None:
-    passed, status, answered, began = fields
-    # Without a beginning the caller had left before there was anything to answer.
-    if not (status.isdigit() and began.isdigit()):
-        return
-    kind = kind_of(int(status)) if answered != _NEVER else NOT_ANSWERED if int(status) >= 500 else None
-    if kind is not None:
-        into.count(passed.split(b" ", 1)[0].decode("latin-1"), kind, int(began) / 1000, now, many)
+def _row(head: list[bytes], waits: list[bytes], minute: int) -> Row | None:
+    if len(head) != len(_FIELDS) - 1 or not head[1].isdigit():
+        return None
+    passed, status, details = head
+    kind = _kind(int(status), details)
+    # An answer without a beginning is none: the caller had left.
+    latency = Counter(bucket_of(int(wait) / 1000) for wait in waits if wait.isdigit())
+    if kind is None or not latency:
+        return None
+    answers = Answers(kinds=Counter({kind: latency.total()}), latency=latency)
+    return Row(instance_id=passed.split(b" ", 1)[0].decode("latin-1"), minute=minute, answers=answers)
+
+
+def _kind(status: int, details: bytes) -> str | None:
+    """A 5xx that is not the engine's stands for its answer; what breaks off later has begun with its status."""
+    return NOT_ANSWERED if status >= 500 and details != _ENGINES_OWN else kind_of(status)

@@ -46,12 +46,21 @@ Caller = Member | KeyHolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Engine:
+    """The engine of an instance, by its ingest key. It is no caller: it reports, and may do nothing else."""
+
+    org_id: str
+    instance_id: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class AccessRule:
     """Who may call a method, as its proto says. Whatever is not named is refused."""
 
     public: bool = False
     role: Role | None = None
     api_key: bool = False
+    engine: bool = False
 
 
 def authorize(rule: AccessRule, caller: Caller | None) -> None:

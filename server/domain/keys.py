@@ -3,6 +3,9 @@
 A key is `orc8_live_` or `orc8_test_`, 43 base62 characters that carry 256 random bits, and 6 base62 characters of
 checksum: the CRC-32 of everything before them. The checksum turns away typing errors and truncated copies; it is no
 secret.
+
+An ingest key, with which an engine reports its runs, looks alike and is none of them: `orc8_ingest_` and 43 characters.
+So wherever else it is sent it is an API key that nobody knows.
 """
 
 import hashlib
@@ -10,6 +13,7 @@ import re
 import zlib
 
 BEARER_PREFIX = "orc8_"
+INGEST_PREFIX = f"{BEARER_PREFIX}ingest_"
 ENVIRONMENTS = ("live", "test")
 RANDOM_BYTES = 32
 
@@ -29,6 +33,16 @@ def new_key(environment: str, random: bytes) -> str:
         raise ValueError(f"a key is made from {RANDOM_BYTES} random bytes")
     body = f"{BEARER_PREFIX}{environment}_{_base62(int.from_bytes(random), _RANDOM_LENGTH)}"
     return body + _checksum(body)
+
+
+def new_ingest_key(random: bytes) -> str:
+    """Makes an ingest key from 32 bytes of `secrets.token_bytes`."""
+    return f"{INGEST_PREFIX}{_base62(int.from_bytes(random), _RANDOM_LENGTH)}"
+
+
+def is_ingest_key(bearer: str) -> bool:
+    """Whether a bearer is meant as an ingest key."""
+    return bearer.startswith(INGEST_PREFIX)
 
 
 def public_prefix(key: str) -> str:

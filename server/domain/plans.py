@@ -7,6 +7,9 @@ from dataclasses import dataclass
 FREE = "free"
 # What the proxies are told fits in 32 bits.
 MOST = 2**31 - 1
+# Days for which a run is kept: at least a whole month, so that its executions can be counted again from the runs, and not
+# more than a time can say.
+FEWEST_RUNS_DAYS, MOST_RUNS_DAYS = 32, 36_500
 KEYS = frozenset(
     {
         "running_instances",
@@ -17,6 +20,7 @@ KEYS = frozenset(
         "key_requests_per_second",
         "key_request_burst",
         "open_streams",
+        "runs_days",
     }
 )
 
@@ -54,6 +58,8 @@ class Plan:
     executions_per_month: int | None
     templates: tuple[str, ...]
     traffic: TrafficLimits
+    # Days for which runs are kept once they have ended.
+    runs_days: int | None = None
 
 
 class Plans:
@@ -101,7 +107,15 @@ def _plan(name: str, table: object) -> Plan:
             key=_rate(name, table, "key_requests_per_second", "key_request_burst"),
             open_streams=_countable(name, table, "open_streams"),
         ),
+        runs_days=_runs_days(name, table),
     )
+
+
+def _runs_days(name: str, table: dict[str, object]) -> int | None:
+    days = _limit(name, table, "runs_days")
+    if days is not None and not FEWEST_RUNS_DAYS <= days <= MOST_RUNS_DAYS:
+        raise PlansInvalid(f"{name}.runs_days: must be from {FEWEST_RUNS_DAYS} to {MOST_RUNS_DAYS}")
+    return days
 
 
 def _rate(name: str, table: dict[str, object], rate_key: str, burst_key: str) -> Rate | None:

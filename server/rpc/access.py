@@ -41,6 +41,8 @@ class AccessTable:
 
 def _rule(method: MethodDescriptor) -> AccessRule:
     options = method.GetOptions().Extensions[access]
+    if options.engine:
+        return AccessRule(engine=True)
     return AccessRule(public=options.public, role=Role(options.role) if options.role else None, api_key=options.api_key)
 
 

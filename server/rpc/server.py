@@ -23,6 +23,8 @@ from orch8cloud.v1 import (
     organization_pb2_grpc,
     policies_pb2,
     policies_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
     system_pb2,
     system_pb2_grpc,
 )
@@ -42,12 +44,22 @@ from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
+from server.rpc.runs import RunsServicer
 from server.rpc.system import SystemServicer
 from server.services.idempotency import Idempotency
 
 PUBLIC: tuple[FileDescriptor, ...] = tuple(
     module.DESCRIPTOR
-    for module in (instances_pb2, api_keys_pb2, organization_pb2, policies_pb2, decisions_pb2, metrics_pb2, system_pb2)
+    for module in (
+        instances_pb2,
+        api_keys_pb2,
+        organization_pb2,
+        policies_pb2,
+        decisions_pb2,
+        metrics_pb2,
+        runs_pb2,
+        system_pb2,
+    )
 )
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 MAX_MESSAGE = 4 * 1024 * 1024
@@ -74,6 +86,7 @@ class Servicers:
     policies: PoliciesServicer
     decisions: DecisionsServicer
     metrics: MetricsServicer
+    runs: RunsServicer
     system: SystemServicer
     dataplane: DataPlaneServicer
 
@@ -105,6 +118,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
     metrics_pb2_grpc.add_MetricsServiceServicer_to_server(servicers.metrics, server)
+    runs_pb2_grpc.add_RunsServiceServicer_to_server(servicers.runs, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)
     dataplane_pb2_grpc.add_DataPlaneServiceServicer_to_server(servicers.dataplane, server)
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from server.domain.access import Caller, KeyHolder
-from server.domain.keys import digest, looks_like_key, well_formed
+from server.domain.access import Caller, Engine, KeyHolder
+from server.domain.instances import Phase
+from server.domain.keys import digest, is_ingest_key, looks_like_key, well_formed
 from server.errors import PermissionDenied, TokenInvalid, Unauthenticated
 from server.identity.tokens import BadToken
 from server.providers.sessions.cookies import access_token
@@ -34,13 +35,25 @@ class Authenticator:
 
     async def by_bearer(self, authorization: str) -> Caller:
         """The caller that an Authorization header names. Raises Unauthenticated."""
-        scheme, _, credential = authorization.strip().partition(" ")
-        if scheme.lower() != "bearer" or not credential.strip():
-            raise Unauthenticated("Send the credential as 'Authorization: Bearer …'.")
-        credential = credential.strip()
+        credential = _bearer(authorization)
         if looks_like_key(credential):
             return await self._by_key(credential)
         return await self._by_token(credential)
+
+    async def engine(self, authorization: str) -> Engine:
+        """The engine whose ingest key an Authorization header holds. Raises Unauthenticated.
+
+        The last events of an instance that is being deleted are taken; once nothing is left of it, its key is none.
+        """
+        found, key = None, _bearer(authorization)
+        if is_ingest_key(key):
+            async with self._database.read() as tx:
+                found = await tx.instances.by_ingest_key(digest(key))
+        if found is None or found.phase is Phase.DELETED:
+            raise Unauthenticated(
+                "This is not the ingest key of an instance. An engine is told its own when it starts."
+            )
+        return Engine(org_id=found.org_id, instance_id=found.instance_id)
 
     async def by_cookie(self, cookie: str) -> Caller | None:
         """The member whose session a Cookie header holds, or None where it holds none. Raises TokenInvalid."""
@@ -64,6 +77,13 @@ class Authenticator:
         if refusal := key.refusal(self._clock()):
             raise refusal
         return KeyHolder(org_id=key.org_id, key_id=key.id, instance_id=key.instance_id)
+
+
+def _bearer(authorization: str) -> str:
+    scheme, _, credential = authorization.strip().partition(" ")
+    if scheme.lower() != "bearer" or not credential.strip():
+        raise Unauthenticated("Send the credential as 'Authorization: Bearer …'.")
+    return credential.strip()
 
 
 def check_origin(origin: str | None, fetch_site: str | None, own_hosts: Iterable[str]) -> None:

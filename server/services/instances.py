@@ -19,6 +19,7 @@ from server.domain.instances import (
     check_wait,
     next_phase,
 )
+from server.domain.keys import RANDOM_BYTES, new_ingest_key
 from server.domain.plans import Plans
 from server.domain.preconditions import ANY, IfMatch
 from server.domain.restarts import Restarts
@@ -213,4 +214,8 @@ def upstream_of(instance: Instance) -> Upstream | None:
 
 
 def _new_keys() -> EngineKeys:
-    return EngineKeys(engine_key=secrets.token_urlsafe(32), encryption_key=secrets.token_hex(32))
+    return EngineKeys(
+        engine_key=secrets.token_urlsafe(32),
+        encryption_key=secrets.token_hex(32),
+        ingest_key=new_ingest_key(secrets.token_bytes(RANDOM_BYTES)),
+    )

@@ -1,6 +1,6 @@
 """Use cases of metrics: how an instance was used, and how it answered, minute by minute."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -48,7 +48,8 @@ class MetricsService:
         async with self._database.read() as tx:
             await visible(tx, caller, instance_id)
             minutes = await tx.metrics.of_instance(instance_id, first, end)
-        buckets = tuple(Bucket(minute=minute, runs={}) for minute in minutes)
+            runs = await tx.runs.started_by_minute(instance_id, first, end)
+        buckets = _buckets(instance_id, minutes, runs)
         return InstanceMetrics(instance_id=instance_id, since=first, until=end, buckets=buckets)
 
     def _range(self, since: datetime | None, until: datetime | None) -> tuple[datetime, datetime]:
@@ -60,3 +61,17 @@ class MetricsService:
         end = minute_of(min(until or now, now) - timedelta(microseconds=1)) + STEP
         first = minute_of(max(since or now - KEEP, now - KEEP))
         return min(first, end), end
+
+
+def _buckets(
+    instance_id: str, minutes: Sequence[Minute], runs: Sequence[tuple[datetime, str, int]]
+) -> tuple[Bucket, ...]:
+    """Each minute of which either tells something, in order."""
+    known = {minute.at: minute for minute in minutes}
+    started: dict[datetime, dict[str, int]] = {}
+    for at, state, many in runs:
+        started.setdefault(at, {})[state] = many
+    return tuple(
+        Bucket(minute=known.get(at) or Minute(instance_id=instance_id, at=at), runs=started.get(at, {}))
+        for at in sorted(known.keys() | started.keys())
+    )

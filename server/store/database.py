@@ -37,8 +37,10 @@ from server.store.metrics import Metrics
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
+from server.store.runs import Runs
 from server.store.sealing import Sealer
 from server.store.traffic import Traffic
+from server.store.usage import Usage
 
 
 class UnitOfWork:
@@ -57,6 +59,8 @@ class UnitOfWork:
         self.metrics = Metrics(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
+        self.runs = Runs(session)
+        self.usage = Usage()
 
     async def now(self, here: datetime) -> datetime:
         """The moment by the clock that all servers share: where this one is alone its own, `here`."""

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.domain.instances import COUNTED, Desired, Instance, Phase, Region
+from server.domain.keys import digest
 from server.domain.restarts import Restarts
 from server.store.sealing import Sealer
 from server.store.tables import InstanceRow
@@ -18,10 +19,20 @@ from server.store.types import UtcDateTime
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineKeys:
-    """The secrets of one engine."""
+    """The secrets of one engine. `ingest_key` is what it reports its runs with; None: it has none yet."""
 
     engine_key: str
     encryption_key: str
+    ingest_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reporter:
+    """Whose engine has an ingest key, and how far that instance is."""
+
+    instance_id: str
+    org_id: str
+    phase: Phase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +121,7 @@ class Instances:
                 phase=instance.phase,
                 engine_key=self._sealer.seal(keys.engine_key, _place(instance.id, "engine_key")),
                 encryption_key=self._sealer.seal(keys.encryption_key, _place(instance.id, "encryption_key")),
+                **self._ingest_columns(instance.id, keys.ingest_key),
                 upstream_headers={},
                 created_at=instance.created_at,
                 updated_at=instance.updated_at,
@@ -147,7 +159,29 @@ class Instances:
         return EngineKeys(
             engine_key=self._sealer.open(row.engine_key, _place(row.id, "engine_key")),
             encryption_key=self._sealer.open(row.encryption_key, _place(row.id, "encryption_key")),
+            ingest_key=None
+            if row.ingest_key is None
+            else self._sealer.open(row.ingest_key, _place(row.id, "ingest_key")),
         )
+
+    async def give_ingest_key(self, instance_id: str, key: str) -> None:
+        """Gives an instance its ingest key. One that it has already stays."""
+        await self._session.exec(
+            update(InstanceRow)
+            .where(col(InstanceRow.id) == instance_id, col(InstanceRow.ingest_sha256).is_(None))
+            .values(**self._ingest_columns(instance_id, key))
+        )
+
+    async def by_ingest_key(self, sha256: bytes) -> Reporter | None:
+        """The instance that has this ingest key, deleted ones too."""
+        columns = select(InstanceRow.id, InstanceRow.org_id, InstanceRow.phase)
+        found = (await self._session.exec(columns.where(col(InstanceRow.ingest_sha256) == sha256))).first()
+        return None if found is None else Reporter(instance_id=found[0], org_id=found[1], phase=Phase(found[2]))
+
+    def _ingest_columns(self, instance_id: str, key: str | None) -> dict[str, Any]:
+        if key is None:
+            return {}
+        return {"ingest_key": self._sealer.seal(key, _place(instance_id, "ingest_key")), "ingest_sha256": digest(key)}
 
     async def claim_due(self, owner: str, now: datetime, lease: timedelta, limit: int) -> list[Claim]:
         """Leases the instances that are due and that nobody is at, oldest first."""

@@ -37,6 +37,10 @@ class Organizations:
         row = found.first()
         return _organization(row) if row else None
 
+    async def plans(self) -> list[tuple[str, str]]:
+        """The ids of all organizations, each with its plan."""
+        return list((await self._session.exec(select(OrganizationRow.id, OrganizationRow.plan))).all())
+
     async def add(self, organization: Organization) -> None:
         """Stores a new organization."""
         self._session.add(

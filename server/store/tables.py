@@ -52,6 +52,7 @@ class InstanceRow(Table, table=True):
             postgresql_where=text("desired <> 'deleted'"),
         ),
         Index("ix_instances_due", "due_at"),
+        Index("uq_instances_ingest_sha256", "ingest_sha256", unique=True),
     )
 
     id: str = Field(primary_key=True)
@@ -63,6 +64,9 @@ class InstanceRow(Table, table=True):
     error: str | None = None
     engine_key: bytes = Field(sa_type=LargeBinary)
     encryption_key: bytes = Field(sa_type=LargeBinary)
+    # With which the engine reports its runs; null until an engine is told one, where an instance is older than this.
+    ingest_key: bytes | None = Field(default=None, sa_type=LargeBinary)
+    ingest_sha256: bytes | None = Field(default=None, sa_type=LargeBinary)
     host: str | None = None
     port: int | None = None
     tls: bool = False
@@ -223,6 +227,40 @@ class InstanceMinuteRow(Table, table=True):
     # Answers by kind, and by the bucket of their latency; see server.domain.answers.
     kinds: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))
     latency: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))
+
+
+class RunRow(Table, table=True):
+    """A run, as its engine has reported it; see server.domain.runs.
+
+    No column of an index ever changes, and there is room for the next version of a row beside it: then Postgres need
+    not touch an index when a run goes on.
+    """
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        Index("ix_runs_org_id_started_at", "org_id", "started_at"),
+        Index("ix_runs_instance_id_started_at", "instance_id", "started_at"),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    # No foreign keys: a run outlives its instance.
+    instance_id: str = Field(primary_key=True)
+    run_id: str = Field(primary_key=True)
+    org_id: str
+    sequence: str
+    sequence_version: int | None = None
+    state: str
+    # The start for which it was counted: that of its earliest event among the first that came.
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    step_id: str
+    duration_ms: int | None = None
+    error_kind: str | None = None
+    sub_tenant: str | None = None
+    # JSON: [[microseconds since 1970, state, step], …], by time.
+    transitions: str
+    cut: bool
 
 
 class ProxyRow(Table, table=True):

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TypeAlias
 
 import structlog
 
+from server.domain.plans import Plans
 from server.errors import DatabaseUnavailable
 from server.services import decisions, idempotency, metrics
 from server.services.identifiers import Clock
@@ -22,6 +23,8 @@ ORG_RECORDS = 64 * 1024 * 1024
 KEEP_EVENTS = timedelta(days=30)
 # Of one organization: a client that suspends and resumes for ever must not fill the disk either.
 ORG_EVENTS = 10_000
+# A run that does not end, since its engine is gone or nobody approves it. Forgotten sooner, its end would count as another.
+KEEP_OPEN_RUNS = timedelta(days=400)
 EVERY_S = 600.0
 # Rows that one transaction drops: others want to write too. And how often in one round, which bounds it.
 ROWS = 2_000
@@ -32,11 +35,12 @@ Drop: TypeAlias = Callable[[UnitOfWork], Awaitable[int]]
 log = structlog.get_logger(__name__)
 
 
-async def keep_house(database: Database, clock: Clock) -> None:
+async def keep_house(database: Database, plans: Plans, clock: Clock) -> None:
     """Works until it is cancelled. A round that fails is tried again with the next one."""
     while True:
         try:
             await sweep(database, clock)
+            await sweep_runs(database, plans, clock)
         except DatabaseUnavailable as error:
             log.warning("housekeeping.failed", error=repr(error.__cause__))
         await asyncio.sleep(EVERY_S)
@@ -70,6 +74,22 @@ async def sweep(
     for org_id in eventful:
         log.warning("events.crowded", org_id=org_id, limit=org_events)
         await _drop(database, rows, partial(_shrink_events, org_id=org_id, keep=org_events, rows=rows))
+
+
+async def sweep_runs(database: Database, plans: Plans, clock: Clock, *, rows: int = ROWS) -> None:
+    """Drops the runs of each organization that ended longer ago than its plan keeps them."""
+    now = clock()
+    async with database.read() as tx:
+        found = await tx.organizations.plans()
+    for org_id, plan in found:
+        days = plans[plan].runs_days
+        open_ = now - KEEP_OPEN_RUNS
+        ended = now - timedelta(days=days) if days is not None else None
+        await _drop(database, rows, partial(_forget_runs, org_id=org_id, ended=ended, open_=open_, rows=rows))
+
+
+async def _forget_runs(tx: UnitOfWork, *, org_id: str, ended: datetime | None, open_: datetime, rows: int) -> int:
+    return await tx.runs.forget(org_id, ended=ended, open_=open_, limit=rows)
 
 
 async def _shrink(tx: UnitOfWork, *, org_id: str, keep: int, rows: int) -> int:

@@ -1,6 +1,7 @@
 """Makes engines as the database says they should be, one idempotent step at a time (architecture, decision 4)."""
 
 import asyncio
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from structlog.contextvars import bind_contextvars
 
 from server.domain.events import happened
 from server.domain.instances import Deadlines, Desired, Instance, Phase
+from server.domain.keys import RANDOM_BYTES, new_ingest_key
 from server.domain.restarts import RestartPolicy
 from server.errors import DatabaseUnavailable
 from server.providers.runtime.base import EngineSpec, EngineState, Runtime, RuntimeFailed, RuntimeUnavailable
@@ -351,7 +353,16 @@ class Reconciler:
             region=instance.region,
             engine_key=keys.engine_key,
             encryption_key=keys.encryption_key,
+            ingest_key=keys.ingest_key or await self._give_ingest_key(instance.id),
         )
+
+    async def _give_ingest_key(self, instance_id: str) -> str:
+        """For an instance that was made before engines reported their runs."""
+        async with self._database.write() as tx:
+            await tx.instances.give_ingest_key(instance_id, new_ingest_key(secrets.token_bytes(RANDOM_BYTES)))
+            keys = await tx.instances.keys(instance_id)
+            await tx.commit()
+        return keys.ingest_key or ""
 
 
 def _seconds(moment: datetime | None, now: datetime) -> float:

@@ -13,6 +13,7 @@ from orch8cloud.v1.options_pb2 import access, error, rest
 import server.errors
 from server.domain.access import Role
 from server.domain.instances import Action, Region, Status
+from server.domain.runs import RunState
 from server.errors import CloudError
 from server.rpc.access import NOBODY
 from server.rpc.server import PUBLIC, access_table
@@ -86,7 +87,7 @@ def test_every_method_says_who_may_call_it_and_where(method: MethodDescriptor) -
     assert options.HasExtension(access), "nobody could call it"
     rule = access_table().rule(f"/{method.containing_service.full_name}/{method.name}")
     assert rule != NOBODY
-    assert rule.public or rule.role in set(Role)
+    assert rule.public or rule.engine or rule.role in set(Role)
     for verb, path in bindings(method):
         assert re.fullmatch(r"(/api(/[a-z-]+|/\{[a-z_]+\})+|/readyz)(:[a-z]+)?", path), path
         assert verb in ("get", "post", "patch", "put", "delete")
@@ -116,6 +117,7 @@ def test_method_without_an_access_option_can_be_called_by_nobody() -> None:
         ("instances", "string status = 4", Status),
         ("instances", "string action = 2", Action),
         ("organization", "string role = 4", Role),
+        ("runs", "string state = 5", RunState),
     ],
 )
 def test_proto_comments_list_every_word_of_a_status(proto: str, field: str, words: type) -> None:

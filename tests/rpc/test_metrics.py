@@ -1,25 +1,29 @@
 """Metrics of instances: what proxies report is shown to whoever may see the instance, for a day."""
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 import pytest_asyncio
+from google.api.httpbody_pb2 import HttpBody
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.timestamp_pb2 import Timestamp
 from orch8cloud.dataplane.v1 import dataplane_pb2
 from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceStub
-from orch8cloud.v1 import api_keys_pb2, instances_pb2
+from orch8cloud.v1 import api_keys_pb2, instances_pb2, runs_pb2
 from orch8cloud.v1 import metrics_pb2 as pb
 from orch8cloud.v1.api_keys_pb2_grpc import ApiKeysServiceStub
 from orch8cloud.v1.instances_pb2_grpc import InstancesServiceStub
 from orch8cloud.v1.metrics_pb2_grpc import MetricsServiceStub
+from orch8cloud.v1.runs_pb2_grpc import RunsServiceStub
 
 from server.app import App
 from server.domain.answers import ERROR, LAST, bucket_of, minute_of
 from server.services.identifiers import utc_now
 from server.workers.housekeeping import sweep
 from tests.support.calls import eventually, failure
+from tests.support.runtime import MemoryRuntime
 from tests.support.server import DATAPLANE_TOKEN
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -99,6 +103,39 @@ async def test_what_proxies_report_adds_up_by_the_minute(
     assert (later.requests, later.allowed, later.denied, later.errors, dict(later.answers)) == (8, 0, 8, 0, {})
     shown = MessageToDict(later, preserving_proto_field_name=True)
     assert (shown["p50_ms"], shown["p90_ms"], shown["p99_ms"]) == (None, None, None)
+
+
+def run_event(run_id: str, state: str, at: datetime) -> dict[str, Any]:
+    """As an engine exports it."""
+    return {"instance_id": run_id, "state": state, "at": at.isoformat(), "sequence_name": "s", "sequence_version": 1}
+
+
+async def test_runs_are_shown_where_they_started_in_the_state_they_are_in(
+    grpc_stub: Any, grpc_channel: Any, runtime: MemoryRuntime, instance_id: str, owner: Any
+) -> None:
+    await eventually(lambda: _is_running(InstancesServiceStub(grpc_channel), instance_id, owner))
+    (key,) = {one.ingest_key for one in runtime.started if one.instance_id == instance_id}
+    now = utc_now()
+    before = minute_of(now) - timedelta(minutes=30)
+    second = timedelta(seconds=1)
+    events = [
+        run_event("a", "scheduled", before),
+        run_event("a", "completed", before + 70 * second),
+        run_event("b", "running", before + 59 * second),
+        run_event("c", "completed", before + 30 * second),
+        run_event("d", "waiting", before + 60 * second),
+    ]
+    body = HttpBody(data=json.dumps({"engine_id": "e", "events": events}).encode())
+    runs: Any = RunsServiceStub(grpc_channel)
+    who = (("authorization", f"Bearer {key}"),)
+    assert (await runs.IngestRuns(runs_pb2.IngestRunsRequest(body=body), metadata=who)).accepted == len(events)
+    await report(grpc_channel, [counted(instance_id, before, 200, 1)], [])
+    first, second_one = (await metrics(grpc_stub, instance_id, owner)).buckets
+    assert first.at.ToDatetime(tzinfo=UTC) == before
+    assert (first.requests, dict(first.runs)) == (2, {"completed": 2, "running": 1})
+    assert (second_one.requests, dict(second_one.runs)) == (0, {"waiting": 1})
+    part = await metrics(grpc_stub, instance_id, owner, since=before + 60 * second)
+    assert [dict(bucket.runs) for bucket in part.buckets] == [{"waiting": 1}]
 
 
 async def test_a_part_of_the_time_can_be_asked_for(

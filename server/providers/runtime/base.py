@@ -38,7 +38,7 @@ class RuntimeUnavailable(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
-    """All that is needed to start an engine. The two keys are secrets."""
+    """All that is needed to start an engine. The keys are secrets. Without an ingest key it reports its runs nowhere."""
 
     instance_id: str
     org_id: str
@@ -46,6 +46,7 @@ class EngineSpec:
     region: str
     engine_key: str
     encryption_key: str
+    ingest_key: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

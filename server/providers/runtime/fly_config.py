@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from server.providers.runtime.base import EngineSpec, Upstream
-from server.providers.runtime.environment import engine_environment
+from server.providers.runtime.environment import engine_environment, reporting
 
 # Metadata that says whose machine it is.
 INSTANCE = "orch8_instance"
@@ -50,6 +50,8 @@ class FlyConfig:
     engine_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     suspend: bool = False
     requests_per_second: float = 1.0
+    # The https address at which engines report their runs; empty: nowhere.
+    report_to: str = ""
 
     @property
     def guest(self) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def environment(config: FlyConfig, spec: EngineSpec) -> dict[str, str]:
     """What the engine is told. The private network is IPv6; `[::]` takes both."""
     host = "0.0.0.0" if config.routing is Routing.PINNED else "[::]"  # noqa: S104 (inside the machine)
     told = engine_environment(spec, http=f"{host}:{config.engine_port}", grpc=f"{host}:{GRPC_PORT}", database=DATABASE)
-    return told | dict(config.engine_env)
+    reports = reporting(spec, config.report_to, is_real=True) if config.report_to else {}
+    return told | reports | dict(config.engine_env)
 
 
 def _service(config: FlyConfig) -> dict[str, Any]:

@@ -29,19 +29,26 @@ class LocalRuntime:
 
     `engine_bin` names the engine; without it orch8-server is looked for on `path` (by default the PATH), and the
     development engine takes its place where there is none. With `stop_engines=False`, engines outlive this process, and
-    the next one finds them again.
+    the next one finds them again. `report_to` is the address at which engines report their runs; empty: nowhere.
     """
 
     poll_interval: float = 0.05
     watch_interval: float = 1.0
 
     def __init__(
-        self, *, data_dir: Path, engine_bin: Path | None = None, path: str | None = None, stop_engines: bool = True
+        self,
+        *,
+        data_dir: Path,
+        engine_bin: Path | None = None,
+        path: str | None = None,
+        stop_engines: bool = True,
+        report_to: str = "",
     ) -> None:
         self._root = data_dir.absolute() / ENGINES
         self._engine_bin = engine_bin
         self._path = path
         self._stop_engines = stop_engines
+        self._report_to = report_to
         self._engines: dict[str, LocalEngine] = {}
         self._swept = False
         self._http = httpx.AsyncClient(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
@@ -56,7 +63,7 @@ class LocalRuntime:
         async with engine.lock:
             state = await engine.look(self._http)
             if state is EngineState.STOPPED:
-                engine.give_up_after_failures((spec.engine_key, spec.encryption_key))
+                engine.give_up_after_failures((spec.engine_key, spec.encryption_key, spec.ingest_key))
                 self._start(engine, spec)
             return self._seen(engine, EngineState.RUNNING if state is EngineState.RUNNING else EngineState.STARTING)
 
@@ -123,7 +130,8 @@ class LocalRuntime:
         try:
             engine.folder.make()
             port = free_port(engine.port, others)
-            engine.start(program.command, environment(spec, engine.folder.path, port), port)
+            told = environment(program, spec, engine.folder.path, port, report_to=self._report_to)
+            engine.start(program.command, told, port)
         except OSError as error:
             raise RuntimeUnavailable(f"The engine's folder cannot be used: {error.strerror}.") from error
 

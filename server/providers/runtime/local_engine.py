@@ -88,7 +88,7 @@ class LocalEngine:
 
     def _why_it_ended(self, secrets: Collection[str]) -> str:
         tail = self.folder.log_tail(self._log_start)
-        for secret in secrets:
+        for secret in filter(None, secrets):
             tail = tail.replace(secret, "…")
         code = self._exit_code
         how = "ended" if code is None else f"ended with exit code {code}" if code >= 0 else f"ended by signal {-code}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from server.providers.runtime.base import EngineSpec, RuntimeFailed
-from server.providers.runtime.environment import engine_environment, inherited_environment
+from server.providers.runtime.environment import engine_environment, inherited_environment, reporting
 
 REAL = "orch8-server"
 DEVELOPMENT = "development engine"
@@ -74,8 +74,11 @@ async def _version(program: EngineProgram) -> str | None:
     return words[-1][:64] if words and asked.returncode == 0 else None
 
 
-def environment(spec: EngineSpec, folder: Path, port: int) -> dict[str, str]:
+def environment(
+    program: EngineProgram, spec: EngineSpec, folder: Path, port: int, *, report_to: str = ""
+) -> dict[str, str]:
     """All that an engine is told. Its secrets are here and never among the arguments, which every user can see."""
     # Nobody calls gRPC, but two engines cannot share its default port.
     told = engine_environment(spec, http=f"127.0.0.1:{port}", grpc="127.0.0.1:0", database=str(folder / DATABASE))
-    return inherited_environment() | told
+    reports = reporting(spec, report_to, is_real=program.name != DEVELOPMENT) if report_to else {}
+    return inherited_environment() | told | reports

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from server.domain.access import Caller, Member, authorize
+from server.domain.access import Caller, Engine, Member, authorize
 from server.errors import PermissionDenied, Unauthenticated
 from server.rpc.access import INTERNAL_PACKAGE, AccessTable
 from server.rpc.interceptors.base import Call
@@ -18,6 +18,7 @@ TOKEN = "x-orch8-dataplane-token"  # noqa: S105 - the name of a metadata key
 HOST = "x-orch8-host"
 
 _caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
+_engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
 
 
 def caller() -> Caller:
@@ -31,6 +32,14 @@ def caller() -> Caller:
 def known_caller() -> Caller | None:
     """Who calls the method that runs now; None where anyone may, or it is a part of ours."""
     return _caller.get()
+
+
+def engine() -> Engine:
+    """Whose engine reports, in a method that only engines may call."""
+    found = _engine.get()
+    if found is None:
+        raise Unauthenticated("Send the ingest key of an instance.")
+    return found
 
 
 def member() -> Member:
@@ -68,6 +77,11 @@ class Authentication:
 
     async def _check_caller(self, call: Call) -> None:
         rule = self._table.rule(call.method)
+        if rule.engine:
+            reporter = await self._authenticator.engine(call.metadata.get("authorization", ""))
+            _engine.set(reporter)
+            call.note(org_id=reporter.org_id, instance_id=reporter.instance_id)
+            return
         found = None if rule.public else await self._identify(call)
         _caller.set(found)
         if found is not None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1borch8cloud/v1/options.proto\x12\rorch8cloud.v1\x1a google/protobuf/descriptor.proto\"?\n\x0bRestOptions\x12\x0f\n\x07success\x18\x01 \x01(\x05\x12\x0e\n\x06unwrap\x18\x02 \x01(\t\x12\x0f\n\x07timeout\x18\x03 \x01(\x05\">\n\rAccessOptions\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\x08\"6\n\x0c\x45rrorOptions\x12\x11\n\tgrpc_code\x18\x01 \x01(\x05\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05:J\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x1a.orch8cloud.v1.RestOptions:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\x0b\x32\x1c.orch8cloud.v1.AccessOptions:O\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xf3\x8c\x03 \x01(\x0b\x32\x1b.orch8cloud.v1.ErrorOptionsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1borch8cloud/v1/options.proto\x12\rorch8cloud.v1\x1a google/protobuf/descriptor.proto\"?\n\x0bRestOptions\x12\x0f\n\x07success\x18\x01 \x01(\x05\x12\x0e\n\x06unwrap\x18\x02 \x01(\t\x12\x0f\n\x07timeout\x18\x03 \x01(\x05\"N\n\rAccessOptions\x12\x0e\n\x06public\x18\x01 \x01(\x08\x12\x0c\n\x04role\x18\x02 \x01(\t\x12\x0f\n\x07\x61pi_key\x18\x03 \x01(\x08\x12\x0e\n\x06\x65ngine\x18\x04 \x01(\x08\"6\n\x0c\x45rrorOptions\x12\x11\n\tgrpc_code\x18\x01 \x01(\x05\x12\x13\n\x0bhttp_status\x18\x02 \x01(\x05:J\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xf1\x8c\x03 \x01(\x0b\x32\x1a.orch8cloud.v1.RestOptions:N\n\x06\x61\x63\x63\x65ss\x12\x1e.google.protobuf.MethodOptions\x18\xf2\x8c\x03 \x01(\x0b\x32\x1c.orch8cloud.v1.AccessOptions:O\n\x05\x65rror\x12!.google.protobuf.EnumValueOptions\x18\xf3\x8c\x03 \x01(\x0b\x32\x1b.orch8cloud.v1.ErrorOptionsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESTOPTIONS']._serialized_start=80
   _globals['_RESTOPTIONS']._serialized_end=143
   _globals['_ACCESSOPTIONS']._serialized_start=145
-  _globals['_ACCESSOPTIONS']._serialized_end=207
-  _globals['_ERROROPTIONS']._serialized_start=209
-  _globals['_ERROROPTIONS']._serialized_end=263
+  _globals['_ACCESSOPTIONS']._serialized_end=223
+  _globals['_ERROROPTIONS']._serialized_start=225
+  _globals['_ERROROPTIONS']._serialized_end=279
 # @@protoc_insertion_point(module_scope)

@@ -59,22 +59,26 @@ class AccessOptions(_message.Message):
     PUBLIC_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     API_KEY_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
     public: _builtins.bool
     """Anyone, without a credential. The other fields are then unused."""
     role: _builtins.str
     """The least role of a signed-in member: "member", "admin" or "owner". Empty: no member may call."""
     api_key: _builtins.bool
     """Whether an API key may call."""
+    engine: _builtins.bool
+    """An engine, by the ingest key of its instance, and nobody else. The other fields are then unused."""
     def __init__(
         self,
         *,
         public: _builtins.bool = ...,
         role: _builtins.str = ...,
         api_key: _builtins.bool = ...,
+        engine: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "public", b"public", "role", b"role"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "engine", b"engine", "public", b"public", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
