@@ -239,7 +239,6 @@ def _build(
     )
     decisions = DecisionsService(database=database, clock=utc_now)
     system = SystemService(database=database, propagation=propagation)
-    routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
     servicers = Servicers(
         instances=InstancesServicer(instances, settings.public_url),
         api_keys=ApiKeysServicer(ApiKeysService(**shared)),
@@ -249,7 +248,7 @@ def _build(
         decisions=DecisionsServicer(decisions),
         metrics=MetricsServicer(MetricsService(database=database, clock=utc_now)),
         runs=RunsServicer(RunsService(database=database, clock=utc_now)),
-        dataplane=DataPlaneServicer(routes, decisions, propagation),
+        dataplane=DataPlaneServicer(_dataplane(settings, plans, database), decisions, propagation),
     )
     authentication = _authentication(settings, database, organizations, outside.http)
     server, alive = build_server(servicers, authentication, Idempotency(**work, waiters=waiters), _arounds(observers))
@@ -265,6 +264,10 @@ def _build(
         database=database,
         operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
     )
+
+
+def _dataplane(settings: ServerSettings, plans: Plans, database: Database) -> DataPlane:
+    return DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
 
 
 def _reconciler(
