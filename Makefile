@@ -24,8 +24,9 @@ help: ## Show what can be made
 up: $(RUNTIME) ## Set everything up and run the product (more: make up ARGS="--help")
 	@exec $(BIN)/orch8-cloud up $(ARGS)
 
-bench: $(RUNTIME) ## Measure the gateway against bare Envoy (shorter: make bench BENCH_SECONDS=2)
+bench: $(DEV) ## Measure the gateway against bare Envoy, and run events (shorter: make bench BENCH_SECONDS=2)
 	@$(BIN)/python -m bench --seconds $(BENCH_SECONDS) $(ARGS)
+	@$(BIN)/python -m bench.ingest --seconds $(BENCH_SECONDS)
 
 test: check pytest ## Set everything up and run every check
 

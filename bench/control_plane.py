@@ -1,7 +1,7 @@
 """The control plane of a row, as a program: the real server, on a database that was filled before it started.
 
 It differs from `orch8-cloud serve` in its runtime alone. `--ready` is written, as JSON, when it answers and its
-reconciler has nothing more to do: the calls that must pass.
+reconciler has nothing more to do: the calls that must pass, and the keys with which engines report.
 """
 
 import argparse
@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bench.runtime import OneUpstream
-from bench.seed import seed
+from bench.seed import ingest_keys, seed
 from server import logs
 from server.app import open_database, running
 from server.domain.addresses import Address
@@ -34,9 +34,10 @@ async def main(*, upstream: Address, issuer: str, keys: int, ready: Path) -> Non
     engine = Upstream(host=upstream.host, port=upstream.port)
     async with open_database(settings) as database:
         calls = await seed(database, keys=keys, upstream=engine, issuer=issuer, now=utc_now())
+        engines = await ingest_keys(database)
     async with running(settings, OneUpstream(engine)) as app:
         await _at_rest(app.database)
-        write_private(ready, {"calls": [asdict(call) for call in calls]})
+        write_private(ready, {"calls": [asdict(call) for call in calls], "engines": engines})
         await stop.wait()
 
 

@@ -10,7 +10,7 @@ from itertools import cycle
 from bench.issuer import AUDIENCE, SUBJECTS
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Desired, Instance, Phase, Region
-from server.domain.keys import RANDOM_BYTES, digest, new_key, public_prefix
+from server.domain.keys import RANDOM_BYTES, digest, new_ingest_key, new_key, public_prefix
 from server.domain.policies import Policy, PolicyFields
 from server.providers.runtime.base import Upstream
 from server.store.database import Database, UnitOfWork
@@ -60,6 +60,13 @@ async def seed(database: Database, *, keys: int, upstream: Upstream, issuer: str
     return [Call(tunnel(instance_id), token) for instance_id, token in zip(cycle(instances), sample, strict=False)]
 
 
+async def ingest_keys(database: Database) -> list[str]:
+    """With which the engines of all instances report, each its own."""
+    async with database.read() as tx:
+        found = [await tx.instances.keys(instance.id) for instance in await tx.instances.of_org(ORG)]
+    return [keys.ingest_key for keys in found if keys.ingest_key is not None]
+
+
 async def _add_instance(tx: UnitOfWork, instance_id: str, now: datetime) -> None:
     instance = Instance(
         id=instance_id,
@@ -71,7 +78,11 @@ async def _add_instance(tx: UnitOfWork, instance_id: str, now: datetime) -> None
         created_at=now,
         updated_at=now,
     )
-    keys = EngineKeys(engine_key=secrets.token_urlsafe(32), encryption_key=secrets.token_urlsafe(32))
+    keys = EngineKeys(
+        engine_key=secrets.token_urlsafe(32),
+        encryption_key=secrets.token_urlsafe(32),
+        ingest_key=new_ingest_key(secrets.token_bytes(RANDOM_BYTES)),
+    )
     await tx.instances.add(instance, keys, due_at=now, deadline_at=now + _FAR)
 
 

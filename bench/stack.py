@@ -67,8 +67,8 @@ async def start(programs: Programs, folder: Path, many: Sequence[int]) -> list[R
         ("bare-envoy", envoys.bare(bare, upstream)),
     ):
         await programs.start(name, *envoys.command(config, folder / f"{name}.json"))
-    await _answers(programs, upstream, "/", "the upstream")
-    await _answers(programs, bare, "/", "the bare Envoy")
+    await answers(programs, upstream, "/", "the upstream")
+    await answers(programs, bare, "/", "the bare Envoy")
     products = [await _start_product(programs, folder, keys, upstream, issuer) for keys in (1, *many)]
     await asyncio.gather(*(_wait_for(programs, product) for product in products))
     plain = {"upstream": upstream, "bare-envoy": bare}
@@ -106,7 +106,7 @@ async def _start_product(programs: Programs, folder: Path, keys: int, upstream: 
     home = folder / str(keys)
     home.mkdir()
     product = Product(keys=keys, folder=home, edge=_address(), direct=_address() if keys == 1 else None)
-    settings = _settings(product)
+    settings = settings_of(product)
     seeding = ("--upstream", str(upstream), "--issuer", issuer.url, "--keys", str(keys), "--ready", str(product.ready))
     python = (sys.executable, "-P", "-m", "server")
     await programs.start(f"server-{keys}", sys.executable, "-m", "bench.control_plane", *seeding, env=settings)
@@ -118,7 +118,7 @@ async def _start_product(programs: Programs, folder: Path, keys: int, upstream: 
     return product
 
 
-def _settings(product: Product) -> dict[str, str]:
+def settings_of(product: Product) -> dict[str, str]:
     """As `orch8-cloud up` connects the parts. The plan has no limits, so that no row is slowed down by one."""
     plans = product.folder / "plans.toml"
     plans.write_text(f"[free]\n[{PLAN}]\n")
@@ -149,13 +149,14 @@ async def _wait_for(programs: Programs, product: Product) -> None:
         return product.ready.exists()
 
     await programs.until(seeded, what=f"the server with {product.keys} keys", within=_START_S)
-    await _answers(programs, product.proxy, "/readyz", "the proxy")
-    await _answers(programs, product.edge, "/healthz", "the edge")
+    await answers(programs, product.proxy, "/readyz", "the proxy")
+    await answers(programs, product.edge, "/healthz", "the edge")
     if product.direct is not None:
-        await _answers(programs, product.direct, "/readyz", "the direct proxy")
+        await answers(programs, product.direct, "/readyz", "the direct proxy")
 
 
-async def _answers(programs: Programs, address: Address, path: str, what: str) -> None:
+async def answers(programs: Programs, address: Address, path: str, what: str) -> None:
+    """Returns once something answers there. Raises BenchFailed."""
     transport = httpx.AsyncHTTPTransport(uds=address.path or None)
     base = "http://proxy" if address.is_unix else f"http://{address}"
     async with httpx.AsyncClient(transport=transport, base_url=base) as client:

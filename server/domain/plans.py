@@ -7,8 +7,8 @@ from dataclasses import dataclass
 FREE = "free"
 # What the proxies are told fits in 32 bits.
 MOST = 2**31 - 1
-# Days for which a run is kept: at least a whole month, so that its executions can be counted again from the runs, and not
-# more than a time can say.
+# Days for which a run is kept: a whole month and more, so that its executions can be counted again from the runs, and
+# not more than a time can say.
 FEWEST_RUNS_DAYS, MOST_RUNS_DAYS = 32, 36_500
 KEYS = frozenset(
     {

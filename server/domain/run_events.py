@@ -5,7 +5,7 @@ An engine sends a batch that was not taken again, for ever, so a fault in one ev
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,20 +30,17 @@ class BadEvent(Exception):
     """An event that is wrong in itself."""
 
 
-def read_batch(body: bytes, now: datetime) -> tuple[list[RunEvent], int]:
-    """The events of a batch that are sound, in its order, and the number of those that are not.
+def read_batch(body: bytes, now: datetime) -> Iterator[RunEvent | None]:
+    """The events of a batch, in its order, and None in place of each that is wrong.
 
-    Raises InvalidArgument where it is no batch at all.
+    Raises InvalidArgument, before the first one, where it is no batch at all.
     """
-    reports = _events(_document(body))
     earliest, latest = microseconds(now - OLDEST), microseconds(now + AHEAD)
-    found = []
-    for report in reports:
+    for report in _events(_document(body)):
         try:
-            found.append(_event(report, earliest, latest))
+            yield _event(report, earliest, latest)
         except BadEvent:
-            continue
-    return found, len(reports) - len(found)
+            yield None
 
 
 def _document(body: bytes) -> Any:

@@ -48,7 +48,7 @@ class MetricsService:
         async with self._database.read() as tx:
             await visible(tx, caller, instance_id)
             minutes = await tx.metrics.of_instance(instance_id, first, end)
-            runs = await tx.runs.started_by_minute(instance_id, first, end)
+            runs = await tx.metrics.runs_started(instance_id, first, end)
         buckets = _buckets(instance_id, minutes, runs)
         return InstanceMetrics(instance_id=instance_id, since=first, until=end, buckets=buckets)
 

@@ -1,10 +1,13 @@
 """Use cases of runs: engines report them, members look at them."""
 
+import asyncio
 import base64
 import binascii
 import re
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TypeVar
 
 from server.domain.access import Caller, Engine, KeyHolder
 from server.domain.run_events import read_batch
@@ -14,8 +17,14 @@ from server.services.identifiers import Clock
 from server.store.database import Database
 from server.store.runs import FoundRun, Place, RunFilter
 
+# A batch is milliseconds of work. Others have their turns between its pieces, of so many events or runs, and with one
+# batch at a time they need not wait for those of every engine that reports. The database keeps up all the same.
+AT_ONCE = 1
+PIECE = 100
 PAGE, LARGEST_PAGE = 50, 500
 TOKEN = re.compile(r"(\d{1,17}) ([A-Za-z0-9_]{1,64}) ([0-9A-Za-z_.-]{1,64})", re.ASCII)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,23 +42,32 @@ class RunsService:
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def ingest(self, *, engine: Engine, body: bytes) -> Taken:
         """Takes a batch of an engine. What is committed is true of the whole batch, so it may be sent again.
 
         Raises InvalidArgument where it is no batch.
         """
-        events, rejected = read_batch(body, self._clock())
+        async with self._turns:
+            return await self._ingest(engine, body)
+
+    async def _ingest(self, engine: Engine, body: bytes) -> Taken:
+        found = [event async for event in _in_pieces(read_batch(body, self._clock()))]
+        events = [event for event in found if event is not None]
+        rejected = len(found) - len(events)
         if not events:
             return Taken(accepted=0, duplicates=0, rejected=rejected)
         # Two batches of one engine take turns: what one makes of a run the other must see.
         async with self._database.write(f"runs {engine.instance_id}") as tx:
             known = await tx.runs.load(engine.instance_id, sorted({event.run_id for event in events}))
             batch = Batch(runs=known)
-            for event in events:
+            async for event in _in_pieces(events):
                 batch.take(event)
             starts = batch.count()
-            await tx.runs.put(engine.org_id, engine.instance_id, list(batch.changed.values()))
+            changed = list(batch.changed.values())
+            for first in range(0, len(changed), PIECE):
+                await tx.runs.put(engine.org_id, engine.instance_id, changed[first : first + PIECE])
             if starts:
                 await tx.usage.add_starts(engine.org_id, starts)
             await tx.commit()
@@ -93,6 +111,14 @@ def run_filter(*, instance_id: str, state: str, sequence: str, since: datetime |
         sequence=sequence or None,
         since=since,
     )
+
+
+async def _in_pieces(items: Iterable[T]) -> AsyncIterator[T]:
+    """The same items; after each piece of them others have a turn."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % PIECE == 0:
+            await asyncio.sleep(0)
 
 
 def _within_reach(caller: Caller, wanted: RunFilter) -> RunFilter | None:

@@ -143,7 +143,8 @@ async def put(session: AsyncSession, table: Any, rows: Sequence[tuple[Any, ...]]
 @cache
 def _put_lists(table: Table, update: tuple[str, ...]) -> str:
     """In the driver's own words: SQLAlchemy would look at each value of each list."""
-    dialect = postgresql.dialect()
+    made: Any = postgresql.dialect
+    dialect = made()
     kinds = [one.type.compile(dialect) for one in table.columns]
     lists = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(kinds, 1))
     found = ", ".join(f"{name} = excluded.{name}" for name in update)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import delete, tuple_
+from sqlalchemy import delete, func, text, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.domain.answers import Answers
-from server.store.dialects import insert
-from server.store.tables import InstanceMinuteRow
+from server.store.dialects import insert, minute_of
+from server.store.tables import InstanceMinuteRow, RunRow
 
 _KEY = (col(InstanceMinuteRow.instance_id), col(InstanceMinuteRow.minute))
 _NOTHING = {"allowed": 0, "denied": 0, "kinds": {}, "latency": {}}
@@ -68,6 +68,15 @@ class Metrics:
             col(InstanceMinuteRow.minute) < until,
         )
         return [_minute(row) for row in await self._session.exec(query.order_by(col(InstanceMinuteRow.minute)))]
+
+    async def runs_started(self, instance_id: str, since: datetime, until: datetime) -> list[tuple[datetime, str, int]]:
+        """How many runs of an instance started in each minute, by the state that they are in now."""
+        minute, state = minute_of(self._session, col(RunRow.started_at)), col(RunRow.state)
+        query = select(minute, state, func.count()).where(
+            col(RunRow.instance_id) == instance_id, col(RunRow.started_at) >= since, col(RunRow.started_at) < until
+        )
+        # By their place: Postgres does not see that an expression with parameters is the same as before.
+        return list(await self._session.exec(query.group_by(text("1"), text("2"))))
 
     async def forget(self, before: datetime, limit: int) -> int:
         """Drops at most so many minutes that are older than this. Says how many."""

@@ -37,9 +37,9 @@ class Organizations:
         row = found.first()
         return _organization(row) if row else None
 
-    async def plans(self) -> list[tuple[str, str]]:
-        """The ids of all organizations, each with its plan."""
-        return list((await self._session.exec(select(OrganizationRow.id, OrganizationRow.plan))).all())
+    async def plans(self) -> list[str]:
+        """The names of the plans that there are organizations of."""
+        return list(await self._session.exec(select(OrganizationRow.plan).distinct()))
 
     async def add(self, organization: Organization) -> None:
         """Stores a new organization."""

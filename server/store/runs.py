@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, delete, func, not_, or_, tuple_
+from sqlalchemy import ColumnElement, and_, delete, not_, or_, tuple_
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from server.domain.runs import ENDS, RANKS, STATES, Run, RunState, Transition, microseconds, moment
-from server.store.dialects import minute_of, one_of, put
-from server.store.tables import InstanceRow, RunRow
+from server.store.dialects import one_of, put
+from server.store.tables import InstanceRow, OrganizationRow, RunRow
 
 _COLUMNS = tuple(RunRow.__table__.columns.keys())  # type: ignore[attr-defined]
 # What changes while a run goes on: none of it is in an index.
@@ -86,32 +86,30 @@ class Runs:
         row = (await self._session.exec(query.order_by(*_NEWEST_FIRST).limit(1))).first()
         return None if row is None else _found(row)
 
-    async def started_by_minute(
-        self, instance_id: str, since: datetime, until: datetime
-    ) -> list[tuple[datetime, RunState, int]]:
-        """How many runs of an instance started in each minute, by the state that they are in now."""
-        minute = minute_of(self._session, col(RunRow.started_at))
-        query = select(minute, RunRow.state, func.count()).where(
-            col(RunRow.instance_id) == instance_id, col(RunRow.started_at) >= since, col(RunRow.started_at) < until
-        )
-        rows = await self._session.exec(query.group_by(minute, col(RunRow.state)).order_by(minute, col(RunRow.state)))
-        return [(at, RunState(state), many) for at, state, many in rows]
+    async def overdue(self, plan: str, *, ended: datetime | None, open_: datetime) -> list[str]:
+        """The organizations with this plan that have runs to forget."""
+        old = select(RunRow.run_id).where(col(RunRow.org_id) == col(OrganizationRow.id), *_over(ended, open_))
+        query = select(OrganizationRow.id).where(col(OrganizationRow.plan) == plan, old.exists())
+        return list(await self._session.exec(query))
 
     async def forget(self, org_id: str, *, ended: datetime | None, open_: datetime, limit: int) -> int:
         """Drops at most so many runs of an organization: that ended before `ended`, or do not end, since `open_`.
 
         None: those that have ended stay.
         """
-        updated, has_ended = col(RunRow.updated_at), col(RunRow.state).in_(ENDS)
-        old = and_(not_(has_ended), updated <= open_)
-        if ended is not None:
-            old = or_(and_(has_ended, updated <= ended), old)
-        # The start was before that, and has an index.
-        oldest = col(RunRow.started_at) <= (open_ if ended is None else max(ended, open_))
-        found = select(RunRow.instance_id, RunRow.run_id).where(col(RunRow.org_id) == org_id, oldest, old).limit(limit)
+        found = select(RunRow.instance_id, RunRow.run_id).where(col(RunRow.org_id) == org_id, *_over(ended, open_))
         key = tuple_(col(RunRow.instance_id), col(RunRow.run_id))
-        done = await self._session.exec(delete(RunRow).where(key.in_(found)))
+        done = await self._session.exec(delete(RunRow).where(key.in_(found.limit(limit))))
         return done.rowcount
+
+
+def _over(ended: datetime | None, open_: datetime) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+    updated, has_ended = col(RunRow.updated_at), col(RunRow.state).in_(ENDS)
+    over = and_(not_(has_ended), updated <= open_)
+    if ended is not None:
+        over = or_(and_(has_ended, updated <= ended), over)
+    # The start was before that, and has an index.
+    return col(RunRow.started_at) <= (open_ if ended is None else max(ended, open_)), over
 
 
 def _conditions(wanted: RunFilter) -> list[Any]:

@@ -23,7 +23,7 @@ ORG_RECORDS = 64 * 1024 * 1024
 KEEP_EVENTS = timedelta(days=30)
 # Of one organization: a client that suspends and resumes for ever must not fill the disk either.
 ORG_EVENTS = 10_000
-# A run that does not end, since its engine is gone or nobody approves it. Forgotten sooner, its end would count as another.
+# A run that does not end, since its engine is gone or nobody approves it. Forgotten sooner, its end would count again.
 KEEP_OPEN_RUNS = timedelta(days=400)
 EVERY_S = 600.0
 # Rows that one transaction drops: others want to write too. And how often in one round, which bounds it.
@@ -79,13 +79,16 @@ async def sweep(
 async def sweep_runs(database: Database, plans: Plans, clock: Clock, *, rows: int = ROWS) -> None:
     """Drops the runs of each organization that ended longer ago than its plan keeps them."""
     now = clock()
+    open_ = now - KEEP_OPEN_RUNS
     async with database.read() as tx:
-        found = await tx.organizations.plans()
-    for org_id, plan in found:
-        days = plans[plan].runs_days
-        open_ = now - KEEP_OPEN_RUNS
-        ended = now - timedelta(days=days) if days is not None else None
-        await _drop(database, rows, partial(_forget_runs, org_id=org_id, ended=ended, open_=open_, rows=rows))
+        names = await tx.organizations.plans()
+    for name in names:
+        days = plans[name].runs_days
+        ended = None if days is None else now - timedelta(days=days)
+        async with database.read() as tx:
+            overdue = await tx.runs.overdue(name, ended=ended, open_=open_)
+        for org_id in overdue:
+            await _drop(database, rows, partial(_forget_runs, org_id=org_id, ended=ended, open_=open_, rows=rows))
 
 
 async def _forget_runs(tx: UnitOfWork, *, org_id: str, ended: datetime | None, open_: datetime, rows: int) -> int:

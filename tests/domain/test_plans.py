@@ -64,3 +64,11 @@ def test_the_shipped_plans_allow_more_the_more_they_cost() -> None:
         organization=Rate(per_second=20000, burst=40000), key=Rate(per_second=20000, burst=40000), open_streams=5000
     )
     assert found["enterprise"] == TrafficLimits()
+
+
+def test_runs_are_kept_for_a_whole_month_at_least() -> None:
+    assert Plans.parse("[free]\nruns_days = 32")["free"].runs_days == 32
+    assert Plans.parse("[free]")["free"].runs_days is None
+    for wrong in (31, 36_501, '"32"'):
+        with pytest.raises(PlansInvalid, match="runs_days"):
+            Plans.parse(f"[free]\nruns_days = {wrong}")

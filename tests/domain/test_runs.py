@@ -25,7 +25,7 @@ def run_of(*events: RunEvent) -> Run:
 
 @st.composite
 def exports(draw: st.DrawFn) -> list[RunEvent]:
-    """Events of a few runs, close together in time, so that many meet. What else they say follows from what they are."""
+    """Events of a few runs, so close together that many meet. What else they say follows from what they are."""
     keys = st.tuples(
         st.sampled_from("rs"), st.integers(0, 12), st.sampled_from(list(RunState)), st.sampled_from(["", "a", "b"])
     )

@@ -10,6 +10,7 @@ import pytest
 from server.domain.api_keys import ApiKey
 from server.domain.events import Event, EventKind
 from server.domain.policies import Policy, PolicyFields
+from server.domain.runs import Run, RunEvent, Transition
 from server.errors import DatabaseUnavailable
 from server.store import migrate, transfer
 from server.store.database import Database
@@ -62,6 +63,7 @@ async def source(tmp_path: Path) -> Path:
             lease = {"lease_until": NOW + timedelta(hours=1), "forgotten": NOW - timedelta(days=1)}
             await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="me", now=NOW, **lease)
             await tx.idempotency.answer(CALL, "me", ANSWER)
+            await tx.runs.put("org_one", "inst_1", [Run.begin(RunEvent("run-1", Transition(1, 1, "ü")))])
             await tx.proxies.save(KnownProxy(id="p", stale_limit_ms=1, server_id="", session="s"))
             await tx.proxies.beat("srv", 1)
             for number in range(7):

@@ -47,7 +47,8 @@ class Postgres:
     Postgres refuses to run as root: then it runs as nobody, from a copy, because nobody may not enter root's folders.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, **options: str) -> None:
+        self._options = {**OPTIONS, **options}
         self.folder = Path(tempfile.mkdtemp(prefix="orch8-pg-"))
         self._account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
         self._bin = _copied(self.folder) if self._account else _installed()
@@ -60,7 +61,7 @@ class Postgres:
         """Starts it, unless it runs, and returns when it answers."""
         if self._process is not None:
             return
-        options = {**OPTIONS, "unix_socket_directories": str(self.folder)}
+        options = {**self._options, "unix_socket_directories": str(self.folder)}
         words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
             self._process = self._spawn("postgres", "-D", str(self._data), *words, output=log)

@@ -38,7 +38,7 @@ class RuntimeUnavailable(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EngineSpec:
-    """All that is needed to start an engine. The keys are secrets. Without an ingest key it reports its runs nowhere."""
+    """All that is needed to start an engine. The keys are secrets. Without an ingest key it reports no runs."""
 
     instance_id: str
     org_id: str

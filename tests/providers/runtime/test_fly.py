@@ -103,6 +103,17 @@ async def test_machine_is_what_the_operator_chose(fly: Fly) -> None:
         assert await made.describe() == f"{machine.config['image']} on Fly, in the app {fly.app}"
 
 
+@pytest.mark.parametrize(("address", "is_told"), [("https://cloud.example.com", True), ("http://localhost", False)])
+async def test_machine_reports_its_runs_where_it_can_by_https(fly: Fly, address: str, is_told: bool) -> None:
+    fly.runs_engines = False
+    async with runtime(fly, report_to=address) as made:
+        await until(EngineState.RUNNING, lambda: made.run(replace(SPEC, ingest_key="orc8_ingest_x")))
+        env = fly.machine(NAME).config["env"]
+    names = ("ENDPOINT", "API_KEY", "ENGINE_ID")
+    told = [env.get(f"ORCH8_CLOUD_OBSERVABILITY_{name}") for name in names]
+    assert told == ([address, "orc8_ingest_x", ID] if is_told else [None, None, None])
+
+
 async def test_private_engines_listen_on_ipv6_and_cannot_be_reached_by_flys_proxy(fly: Fly) -> None:
     async with runtime(fly, routing=Routing.PRIVATE, public_url="") as made:
         found = await until(EngineState.RUNNING, lambda: made.run(SPEC))

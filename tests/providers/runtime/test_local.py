@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from server.providers.runtime import local_engine
 from server.providers.runtime.base import EngineSpec, EngineState, Observation, RuntimeFailed
+from server.providers.runtime.environment import reporting
 from server.providers.runtime.local import LocalRuntime, stop_all
 from tests.providers.runtime import stand_in
 
@@ -112,6 +114,40 @@ async def test_real_engine_on_the_path_is_preferred(data: Path, engine_bin: Path
         told = (await get(found, "/")).json()
         assert told["ORCH8_API_KEY"] == SPEC.engine_key
         assert told["ORCH8_REQUIRE_TENANT_HEADER"] == "false"
+
+
+@pytest.mark.parametrize(
+    ("address", "is_told"),
+    [("https://cloud.example.com", True), ("http://localhost:8080", False), ("", False)],
+)
+async def test_real_engine_reports_its_runs_where_it_can_by_https(
+    data: Path, engine_bin: Path, address: str, is_told: bool
+) -> None:
+    async with runtime(data, engine_bin=engine_bin, report_to=address) as made:
+        told = (await get(await started(made, replace(SPEC, ingest_key="orc8_ingest_x")), "/")).json()
+    found = {name: value for name, value in told.items() if name.startswith("ORCH8_CLOUD_OBSERVABILITY_")}
+    expected = {"ENDPOINT": address, "API_KEY": "orc8_ingest_x", "ENGINE_ID": ID, "INTERVAL_MS": "1000"}
+    assert found == (
+        {f"ORCH8_CLOUD_OBSERVABILITY_{name}": value for name, value in expected.items()} if is_told else {}
+    )
+
+
+@pytest.mark.parametrize(
+    ("address", "is_real", "is_told"),
+    [
+        ("http://localhost:8080", False, True),
+        ("http://127.0.0.1:8080", False, True),
+        ("http://cloud.example.com", False, False),
+        ("https://cloud.example.com/", False, True),
+        ("http://localhost:8080", True, False),
+    ],
+)
+def test_development_engine_reports_by_plain_http_on_this_machine_only(
+    address: str, is_real: bool, is_told: bool
+) -> None:
+    told = reporting(replace(SPEC, ingest_key="orc8_ingest_x"), address, is_real=is_real)
+    assert told.get("ORCH8_CLOUD_OBSERVABILITY_ENDPOINT") == (address.rstrip("/") if is_told else None)
+    assert reporting(SPEC, address, is_real=is_real) == {}
 
 
 async def test_secrets_of_the_control_plane_do_not_reach_an_engine(
