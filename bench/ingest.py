@@ -38,7 +38,7 @@ _INSTANCE, _POLICY = "inst_bench0000", "pol_00000000"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """A row of the table. Times are those of management calls, in milliseconds: alone, and beside events at the target."""
+    """A row of the table. Times are those of management calls, in ms: alone, and beside events at the target."""
 
     database: str
     target_per_s: int

@@ -77,3 +77,22 @@ async def test_ends_with_all_that_it_started(folder: Path) -> None:
     assert printed.endswith("bench: interrupted\n")
     assert processes_naming(str(folder)) == {}
     assert list(folder.iterdir()) == []
+
+
+async def test_run_events_are_measured_and_written_beside_the_rest(folder: Path) -> None:
+    results = folder / "results.json"
+    results.write_text('{"rows": []}')
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "bench.ingest", "--seconds", "0.5", "--database", "sqlite", "--results", str(results)),
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(folder)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed = (await process.communicate())[0].decode()
+    assert process.returncode == 0, printed
+    written = json.loads(results.read_text())
+    (line,) = written["ingest"]
+    assert line["database"] == "sqlite"
+    assert min(line["most_per_s"], line["beside_per_s"], line["quiet_p99_ms"], line["beside_p99_ms"]) > 0
+    assert written["rows"] == []

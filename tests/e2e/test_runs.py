@@ -35,7 +35,7 @@ def event(run_id: str, **more: Any) -> dict[str, Any]:
 async def test_run_of_the_engine_is_seen_to_its_end(http: httpx.AsyncClient, key: dict[str, str], tunnel: str) -> None:
     name = f"seen-{uuid4().hex[:8]}"
     sequence = {"id": str(uuid4()), "tenant_id": "acme", "namespace": "default", "name": name, "version": 1}
-    sequence |= {"blocks": BLOCKS, "created_at": "2026-01-01T00:00:00Z"}  # type: ignore[dict-item]
+    sequence |= {"blocks": BLOCKS, "created_at": "2026-01-01T00:00:00Z"}
     assert (await http.post(f"{tunnel}/sequences", json=sequence, headers=key)).status_code == 201
     start = {"sequence_id": sequence["id"], "tenant_id": "acme", "namespace": "default"}
     run_id = (await http.post(f"{tunnel}/instances", json=start, headers=key)).json()["id"]
