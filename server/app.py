@@ -40,6 +40,7 @@ from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around
 from server.rpc.interceptors.metrics import Metered
 from server.rpc.interceptors.tracing import Traced
+from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.policies import PoliciesServicer
 from server.rpc.runs import RunsServicer
@@ -58,6 +59,7 @@ from server.services.explain import ExplainService
 from server.services.idempotency import Idempotency
 from server.services.identifiers import new_id, utc_now
 from server.services.instances import InstancesService
+from server.services.metrics import MetricsService
 from server.services.organizations import OrganizationsService
 from server.services.policies import PoliciesService
 from server.services.propagation import Propagation
@@ -93,6 +95,18 @@ DEFAULT_COOKIE = "sb-orch8-auth-token"
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """What works beside the calls, and what calls wait for."""
+
+    reconciler: Reconciler
+    deployer: Deployer
+    orphans: OrphanSweeper
+    settling: Settling
+    waiters: Waiters
+    feed: Feed
+
+
 @dataclass(kw_only=True)
 class App:
     """A control plane that listens."""
@@ -101,12 +115,7 @@ class App:
     server: grpc.aio.Server
     health: health.aio.HealthServicer
     propagation: Propagation
-    reconciler: Reconciler
-    deployer: Deployer
-    orphans: OrphanSweeper
-    settling: Settling
-    waiters: Waiters
-    feed: Feed
+    jobs: Jobs
     database: Database
     operations: Operations
 
@@ -224,17 +233,17 @@ async def running(settings: ServerSettings, runtime: Runtime, stopping: Stopping
 def _work(app: App, plans: Plans) -> list[Coroutine[Any, Any, None]]:
     """What goes on for as long as the server runs."""
     work = [
-        app.reconciler.run(),
-        app.deployer.run(),
-        app.orphans.run(),
+        app.jobs.reconciler.run(),
+        app.jobs.deployer.run(),
+        app.jobs.orphans.run(),
         keep_house(app.database, plans, utc_now),
         announce_changes(app.propagation),
-        notice_changes(app.settling),
-        tell_subscribers(app.feed),
-        check_subscribers(app.feed),
+        notice_changes(app.jobs.settling),
+        tell_subscribers(app.jobs.feed),
+        check_subscribers(app.jobs.feed),
     ]
     if app.propagation.peers is not None:
-        work += [hear_others(app.database, app.propagation, app.feed), report_proxies(app.propagation.peers)]
+        work += [hear_others(app.database, app.propagation, app.jobs.feed), report_proxies(app.propagation.peers)]
     return work
 
 
@@ -250,31 +259,18 @@ def _build(
     propagation = Propagation(database, clock=utc_now, confirm_timeout=settings.confirm_timeout)
     waiters = Waiters()
     settling = Settling(database, waiters)
-    feed = _feed(database)
     work: dict[str, Any] = {"database": database, "propagation": propagation, "clock": utc_now}
-    reconciler = _reconciler(settings, work, runtime, observers, settling)
-    deployer = _deployer(work, outside, waiters)
-    shared = {**work, "new_id": new_id}
-    organizations = _organizations(settings, plans, database)
-    instances = _instances(settings, shared, plans, outside.http, settling, reconciler.wake)
-    deployments = _deployments(plans, catalog, shared, instances, waiters, deployer)
-    decisions = DecisionsService(database=database, clock=utc_now)
-    system = SystemService(database=database, propagation=propagation)
-    routes = DataPlane(database=database, plans=plans, limited=settings.traffic_limits, clock=utc_now)
-    servicers = Servicers(
-        instances=InstancesServicer(instances, settings.public_url),
-        api_keys=ApiKeysServicer(ApiKeysService(**shared)),
-        organization=OrganizationServicer(organizations),
-        policies=_policies(settings, shared, outside),
-        system=SystemServicer(system),
-        deployments=DeploymentsServicer(deployments, settings.public_url),
-        templates=TemplatesServicer(TemplatesService(catalog)),
-        usage=UsageServicer(UsageService(database=database, plans=plans, clock=utc_now)),
-        decisions=DecisionsServicer(decisions),
-        runs=RunsServicer(RunsService(database=database, clock=utc_now)),
-        events=EventsServicer(EventsService(database, feed)),
-        dataplane=DataPlaneServicer(routes, decisions, propagation),
+    jobs = Jobs(
+        reconciler=_reconciler(settings, work, runtime, observers, settling),
+        deployer=_deployer(work, outside, waiters),
+        orphans=_orphans(settings, runtime, database, observers),
+        settling=settling,
+        waiters=waiters,
+        feed=_feed(database),
     )
+    system = SystemService(database=database, propagation=propagation)
+    organizations = _organizations(settings, plans, database)
+    servicers = _servicers(settings, plans, catalog, work, outside, jobs, organizations, system)
     authentication = _authentication(settings, database, organizations, outside.http)
     server, alive = build_server(servicers, authentication, Idempotency(**work, waiters=waiters), _arounds(observers))
     return App(
@@ -282,14 +278,43 @@ def _build(
         server=server,
         health=alive,
         propagation=propagation,
-        reconciler=reconciler,
-        deployer=deployer,
-        orphans=_orphans(settings, runtime, database, observers),
-        settling=settling,
-        waiters=waiters,
-        feed=feed,
+        jobs=jobs,
         database=database,
-        operations=Operations(**work, system=system, reconciler=reconciler, metrics=observers.metrics),
+        operations=Operations(**work, system=system, reconciler=jobs.reconciler, metrics=observers.metrics),
+    )
+
+
+def _servicers(
+    settings: ServerSettings,
+    plans: Plans,
+    catalog: Catalog,
+    work: dict[str, Any],
+    outside: "Outside",
+    jobs: Jobs,
+    organizations: OrganizationsService,
+    system: SystemService,
+) -> Servicers:
+    shared = {**work, "new_id": new_id}
+    seen: dict[str, Any] = {"database": work["database"], "clock": utc_now}
+    instances = _instances(settings, shared, plans, outside.http, jobs.settling, jobs.reconciler.wake)
+    deployments = _deployments(plans, catalog, shared, instances, jobs.waiters, jobs.deployer)
+    decisions = DecisionsService(**seen)
+    return Servicers(
+        instances=InstancesServicer(instances, settings.public_url),
+        api_keys=ApiKeysServicer(ApiKeysService(**shared)),
+        organization=OrganizationServicer(organizations),
+        policies=_policies(settings, shared, outside),
+        system=SystemServicer(system),
+        deployments=DeploymentsServicer(deployments, settings.public_url),
+        templates=TemplatesServicer(TemplatesService(catalog)),
+        usage=UsageServicer(UsageService(**seen, plans=plans)),
+        decisions=DecisionsServicer(decisions),
+        metrics=MetricsServicer(MetricsService(**seen)),
+        runs=RunsServicer(RunsService(**seen)),
+        events=EventsServicer(EventsService(seen["database"], jobs.feed)),
+        dataplane=DataPlaneServicer(
+            DataPlane(**seen, plans=plans, limited=settings.traffic_limits), decisions, work["propagation"]
+        ),
     )
 
 
@@ -432,8 +457,8 @@ async def _stop(app: App, jobs: Sequence[asyncio.Task[None]], runtime: Runtime) 
     """Refuses new calls, lets running ones finish, then the jobs, then the engines."""
     await app.health.enter_graceful_shutdown()
     app.propagation.stop()
-    app.waiters.close()
-    app.feed.close()
+    app.jobs.waiters.close()
+    app.jobs.feed.close()
     await app.server.stop(GRACE_S)
     for job in jobs:
         job.cancel()

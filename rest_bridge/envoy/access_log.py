@@ -1,13 +1,17 @@
 """One JSON line for each request. No query string and no header that may hold a secret.
 
-Fields that server and proxy log too have the same names. Of a tunnel or gateway request the path names the instance,
-and the decision's record, by its id, the rest.
+Fields that server and proxy log too have the same names. Of a tunnel or gateway request it names the instance and its
+organization, where there is such an instance, and the decision's record, by its id, has the rest.
 """
 
+from rest_bridge.envoy import headers
 from rest_bridge.envoy.fragments import Json, extension
+from rest_bridge.envoy.streams import decided
 
 # Where a filter keeps the path that was asked for, without its query.
 PATH_STATE = "orch8.path"
+
+_DECIDED = decided((headers.DECISION_ID, *headers.WHOSE))
 
 FIELDS = {
     "part": "edge",
@@ -25,7 +29,9 @@ FIELDS = {
     "client": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
     "request_id": "%REQ(X-REQUEST-ID)%",
     "trace_id": "%TRACE_ID%",
-    "decision_id": "%DYNAMIC_METADATA(envoy.filters.http.ext_authz:x-orch8-decision-id)%",
+    "decision_id": _DECIDED[headers.DECISION_ID],
+    "org_id": _DECIDED[headers.ORG],
+    "instance_id": _DECIDED[headers.INSTANCE],
     "route": "%ROUTE_NAME%",
     "upstream": "%UPSTREAM_HOST%",
 }

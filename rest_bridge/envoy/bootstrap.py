@@ -1,5 +1,7 @@
 """The whole configuration of Envoy, as plain data."""
 
+from pathlib import Path
+
 from rest_bridge.envoy.clusters import clusters, collector
 from rest_bridge.envoy.fragments import Json, extension, socket
 from rest_bridge.envoy.limits import Limits
@@ -9,13 +11,16 @@ from rest_bridge.settings import EdgeSettings
 DEFAULT_LIMITS = Limits()
 
 
-def bootstrap(settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS) -> Json:
-    """What Envoy is started with. It holds no secret, only the names of files that do."""
+def bootstrap(settings: EdgeSettings, limits: Limits = DEFAULT_LIMITS, answers: Path | None = None) -> Json:
+    """What Envoy is started with. It holds no secret, only the names of files that do.
+
+    `answers`: where it writes what became of requests that were let pass.
+    """
     return {
         "node": {"id": "orch8-cloud-edge", "cluster": "orch8-cloud"},
         "admin": {"address": socket(settings.edge_admin_addr)},
         "static_resources": {
-            "listeners": [listener(settings, limits)],
+            "listeners": [listener(settings, limits, answers)],
             "clusters": [
                 *clusters(settings.server_addr, settings.proxy_addr, settings.streams_addr, limits),
                 *collector(settings.otlp_endpoint, limits),

@@ -34,7 +34,7 @@ OPTIONAL = (COMPRESSOR, EXT_AUTHZ, streams.NAME, GRPC_WEB, LUA, BUFFER, TRANSCOD
 COMPRESSED_FROM = 1024
 
 
-def http_filters(limits: Limits, busy_from: int) -> list[Json]:
+def http_filters(limits: Limits, busy_from: int, *, logged: bool) -> list[Json]:
     """The filters in the order in which a request meets them; an answer meets them in reverse.
 
     The decision is on for every route that does not switch it off, so that a forgotten route is closed. Compression
@@ -45,7 +45,7 @@ def http_filters(limits: Limits, busy_from: int) -> list[Json]:
         no_grpc(),
         extension(CORS, f"{_KINDS}.cors.v3.Cors"),
         compressor(),
-        remembered.repeat(busy_from),
+        remembered.repeat(busy_from, logged=logged),
         ext_authz(limits),
         streams.watch(limits),
         extension(GRPC_WEB, f"{_KINDS}.grpc_web.v3.GrpcWeb"),
@@ -109,7 +109,7 @@ def ext_authz(limits: Limits) -> Json:
         "authorization_response": {
             "allowed_upstream_headers": headers.patterns(headers.DECIDED),
             "allowed_client_headers": headers.patterns(headers.REFUSED_WITH),
-            "dynamic_metadata_from_headers": headers.patterns((streams.PASS, *headers.ALLOWED_WITH)),
+            "dynamic_metadata_from_headers": headers.patterns((streams.PASS, *headers.ALLOWED_WITH, *headers.WHOSE)),
         },
         "retry_policy": retry(f"{QUESTION},5xx,retriable-headers"),
     }

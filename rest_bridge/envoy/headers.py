@@ -60,6 +60,9 @@ REFUSED_WITH = ("content-type", "www-authenticate", "retry-after", DECISION_ID, 
 # What the answer to a request that was let in tells the caller. On the way these are kept in Envoy's metadata.
 ALLOWED_WITH = (DECISION_ID, *RATE_LIMIT)
 
+# Whose the instance of a tunnel or gateway request is, and which: for the access log, kept as the above are.
+WHOSE = (ORG, INSTANCE) = ("x-orch8-org", "x-orch8-instance")
+
 # What Envoy or the decision added on the way, and what ends at each hop.
 NOT_FOR_ENGINES = (
     CLUSTER,

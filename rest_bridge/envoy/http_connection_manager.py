@@ -1,7 +1,10 @@
 """How the edge speaks HTTP with the world."""
 
+from pathlib import Path
+
 from rest_bridge.envoy import headers
 from rest_bridge.envoy.access_log import access_log
+from rest_bridge.envoy.answer_log import answer_log
 from rest_bridge.envoy.filters import http_filters
 from rest_bridge.envoy.fragments import Json, duration, extension
 from rest_bridge.envoy.limits import Limits
@@ -11,8 +14,9 @@ from rest_bridge.envoy.tracing import tracing
 from rest_bridge.settings import EdgeSettings
 
 
-def http_connection_manager(settings: EdgeSettings, limits: Limits) -> Json:
+def http_connection_manager(settings: EdgeSettings, limits: Limits, answers: Path | None) -> Json:
     """The one network filter of the listener."""
+    logs = [*(access_log() if settings.access_log else []), *([answer_log(answers)] if answers else [])]
     return extension(
         "envoy.filters.network.http_connection_manager",
         "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -24,8 +28,8 @@ def http_connection_manager(settings: EdgeSettings, limits: Limits) -> Json:
         **tracing(settings.otlp_endpoint, settings.trace_sample),
         local_reply_config=local_replies(limits),
         route_config=route_config(limits, settings.allowed_origins),
-        http_filters=http_filters(limits, settings.busy_from),
-        access_log=access_log() if settings.access_log else [],
+        http_filters=http_filters(limits, settings.busy_from, logged=settings.access_log),
+        access_log=logs,
     )
 
 

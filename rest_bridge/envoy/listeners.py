@@ -1,5 +1,7 @@
 """The one port that the world reaches."""
 
+from pathlib import Path
+
 from rest_bridge.envoy.fragments import Json, socket
 from rest_bridge.envoy.http_connection_manager import http_connection_manager
 from rest_bridge.envoy.limits import Limits
@@ -9,9 +11,9 @@ from rest_bridge.settings import EdgeSettings
 NAME = "edge"
 
 
-def listener(settings: EdgeSettings, limits: Limits) -> Json:
+def listener(settings: EdgeSettings, limits: Limits, answers: Path | None) -> Json:
     """The listener, with TLS if there is a certificate."""
-    chain: Json = {"filters": [http_connection_manager(settings, limits)]}
+    chain: Json = {"filters": [http_connection_manager(settings, limits, answers)]}
     if settings.tls_cert_file is not None:
         if settings.tls_key_file is None:
             raise ValueError("ORCH8_TLS_KEY_FILE: a certificate needs its private key")

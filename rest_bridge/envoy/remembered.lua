@@ -11,6 +11,7 @@ local PROXY = "{{PROXY}}"
 local DECISION = "{{DECISION}}"
 local PASS = "{{PASS}}"
 local DECISION_ID = "{{DECISION_ID}}"
+local ORG, INSTANCE, LOGGED = "{{ORG}}", "{{INSTANCE}}", {{LOGGED}}
 local RATE = {"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"}
 
 -- So many requests in so many milliseconds make a worker busy; with 0 it always is.
@@ -131,8 +132,8 @@ end
 local function use_of(whose)
   local use = uses[whose]
   if use == nil then
-    local org, key = string.match(whose, "^%S+ (%S+) (%S+)")
-    use = {whose = whose, count = 0, org = bucket(org), key = bucket(org .. " " .. key)}
+    local instance, org, key = string.match(whose, "^(%S+) (%S+) (%S+)")
+    use = {whose = whose, count = 0, org = bucket(org), key = bucket(org .. " " .. key), names = {instance, org}}
     uses[whose] = use
   end
   return use
@@ -310,6 +311,10 @@ local function apply(handle, entry, decision_id)
     metadata:set(DECISION, RATE[3], use.reset)
   end
   metadata:set(DECISION, DECISION_ID, decision_id)
+  if LOGGED then
+    metadata:set(DECISION, INSTANCE, use.names[1])
+    metadata:set(DECISION, ORG, use.names[2])
+  end
   handle:clearRouteCache()
   -- This comes last: from here on ext_authz is not asked.
   metadata:set(DECISION, PASS, entry.pass)

@@ -8,10 +8,10 @@ from rest_bridge.envoy.streams import DECISION, PASS
 NAME = "orch8.remembered"
 
 
-def repeat(busy_from: int) -> Json:
+def repeat(busy_from: int, *, logged: bool) -> Json:
     """The filter. It stands before ext_authz, which decides about whatever it leaves undecided.
 
-    `busy_from`: so many requests in 0.1 s make a worker busy.
+    `busy_from`: so many requests in 0.1 s make a worker busy. `logged`: a log of requests tells whose they are.
     """
     values = {
         "BUSY": str(busy_from),
@@ -19,6 +19,9 @@ def repeat(busy_from: int) -> Json:
         "DECISION": DECISION,
         "PASS": PASS,
         "DECISION_ID": headers.DECISION_ID,
+        "ORG": headers.ORG,
+        "INSTANCE": headers.INSTANCE,
+        "LOGGED": str(logged).lower(),
     }
     return lua("remembered.lua", NAME, **values)
 

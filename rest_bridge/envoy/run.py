@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Coroutine
 
+from rest_bridge.envoy.answers import AnswerReports
 from rest_bridge.envoy.epoch import EnvoyError, how_it_ended
 from rest_bridge.envoy.operations import EdgeOperations
 from rest_bridge.envoy.process import EnvoyProcess
@@ -24,18 +25,22 @@ async def run_edge(settings: EdgeSettings) -> int:
     """
     stopping, again = Stopping(settings.drain_delay), asyncio.Event()
     edge = EnvoyProcess(settings)
+    reports = AnswerReports(edge.answers, settings.proxy_addr)
     probes = EdgeOperations(edge).probes(stopping)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
     with stopping.on_signals():
         async with listening(settings.edge_metrics_listen, "edge", probes):
             await edge.start()
-            return await _run(edge, stopping, _start_again(edge, settings, again))
+            return await _run(edge, reports, stopping, _start_again(edge, settings, again))
 
 
-async def _run(edge: EnvoyProcess, stopping: Stopping, starting_again: Coroutine[None, None, None]) -> int:
+async def _run(
+    edge: EnvoyProcess, reports: AnswerReports, stopping: Stopping, starting_again: Coroutine[None, None, None]
+) -> int:
     ended = asyncio.create_task(edge.wait())
     stop = asyncio.create_task(stopping.now.wait())
-    beside = [asyncio.create_task(job) for job in (_beat(edge), _leave(edge, stopping), starting_again)]
+    jobs = (_beat(edge), _leave(edge, stopping), starting_again, reports.run())
+    beside = [asyncio.create_task(job) for job in jobs]
     await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
     by_itself = ended.done() and not stop.done()
     for task in (*beside, stop):
@@ -43,6 +48,7 @@ async def _run(edge: EnvoyProcess, stopping: Stopping, starting_again: Coroutine
     # An Envoy that has just ended cannot say where it listened, and that must not hide how it ended.
     await asyncio.gather(*beside, stop, return_exceptions=True)
     await edge.stop()
+    await reports.flush()
     code = await ended
     if by_itself:
         sys.stderr.write(f"{how_it_ended(code)}.\n")

@@ -13,6 +13,7 @@ import aiohttp
 import uvicorn
 from structlog.typing import FilteringBoundLogger
 
+from rest_bridge.answers import Tally
 from rest_bridge.proxy.asgi import ENGINE_ASKED, App, Message, Receive, Scope, Send, answer
 from rest_bridge.proxy.decide_app import DecideApp
 from rest_bridge.proxy.decider import Decider
@@ -122,9 +123,14 @@ def build(
         settings, tracing, tokens=Tokens(issuers), streams=streams, session_cookie=settings.session_cookie, **shared
     )
     session = open_session(connect_timeout=settings.engine_connect_timeout) if direct else None
-    app: App = DecideApp(decider=decider, knowledge=knowledge, remembered=Remembered(decider=decider, **shared))
+    app: App = DecideApp(
+        decider=decider,
+        knowledge=knowledge,
+        remembered=Remembered(decider=decider, **shared),
+        answers=traffic.answers,
+    )
     if session is not None:
-        app = _direct_app(settings, decider, knowledge, session, streams)
+        app = _direct_app(settings, decider, knowledge, session, streams, traffic.answers)
     return Proxy(
         app=_Guarded(app, log),
         knowledge=knowledge,
@@ -160,11 +166,13 @@ def _direct_app(
     knowledge: Knowledge,
     session: aiohttp.ClientSession,
     streams: Streams,
+    answers: Tally,
 ) -> DirectApp:
     idle = settings.engine_idle_timeout
     return DirectApp(
         decider=decider,
         knowledge=knowledge,
+        answers=answers,
         body_timeout=idle,
         forwarder=Forwarder(session=session, idle=idle, streams=streams),
         websockets=WebSocketForwarder(connect_timeout=settings.engine_connect_timeout, idle=idle, streams=streams),

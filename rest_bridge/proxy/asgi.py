@@ -14,6 +14,8 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 # Set in the scope of a request once it is on its way to an engine.
 ENGINE_ASKED = "orch8.engine_asked"
+# When a request came, by the clock of time.perf_counter().
+BEGAN = "orch8.began"
 
 
 class CallerGone(Exception):

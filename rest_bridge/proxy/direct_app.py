@@ -2,9 +2,13 @@
 
 import asyncio
 import os
+import time
 
+from rest_bridge.answers import Tally
 from rest_bridge.proxy import refusals
+from rest_bridge.proxy.answered import Answered
 from rest_bridge.proxy.asgi import (
+    BEGAN,
     ENGINE_ASKED,
     BodyTooLarge,
     CallerGone,
@@ -15,7 +19,7 @@ from rest_bridge.proxy.asgi import (
     answer_probe,
     read_body,
 )
-from rest_bridge.proxy.decider import DECISION_HEADER, Decider, new_decision_id
+from rest_bridge.proxy.decider import DECISION_HEADER, Admission, Decider, new_decision_id
 from rest_bridge.proxy.forward import Forwarder
 from rest_bridge.proxy.headers import REQUEST_ID, Headers, get_all, with_origin
 from rest_bridge.proxy.refusals import GATEWAY_LIMIT, Refusal
@@ -39,10 +43,12 @@ class DirectApp:
         *,
         decider: Decider,
         knowledge: Knowledge,
+        answers: Tally,
         body_timeout: float,
         forwarder: Forwarder,
         websockets: WebSocketForwarder,
     ) -> None:
+        self._answers = answers
         self._body_timeout = body_timeout
         self._decider = decider
         self._knowledge = knowledge
@@ -54,6 +60,7 @@ class DirectApp:
         is_http = scope["type"] == "http"
         if is_http and await answer_probe(scope["path"], send, ready=self._knowledge.is_ready()):
             return
+        scope[BEGAN] = time.perf_counter()
         request_id = _identify(scope)
         decision = ((DECISION_HEADER, new_decision_id()), (REQUEST_ID, request_id))
         try:
@@ -90,6 +97,21 @@ class DirectApp:
             return verdict
         scope[ENGINE_ASKED] = True
         path, told = target.engine_path, (*decision, *verdict.answer_headers)
+        with Answered(self._answers, target.instance_id, scope, send) as answered:
+            refused = await self._forward(scope, receive, answered.send, verdict, path, body, told)
+            answered.instead(refused)
+        return refused
+
+    async def _forward(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        verdict: Admission,
+        path: bytes,
+        body: bytes | None,
+        told: Headers,
+    ) -> Refusal | None:
         if scope["type"] == "websocket":
             return await self._websockets.forward(
                 scope, receive, send, admission=verdict, engine_path=path, answer_headers=told

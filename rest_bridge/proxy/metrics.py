@@ -80,6 +80,8 @@ class ProxyMetrics(Collector):
         yield _counter("records_dropped", "Records of decisions that were given up.", records.lost)
         yield _gauge("counts_waiting", "Rows of counted requests that wait to be reported.", traffic.waiting)
         yield _counter("counts_lost", "Requests whose count was given up.", traffic.lost)
+        yield _gauge("answers_waiting", "Rows of counted answers that wait to be reported.", len(traffic.answers))
+        yield _counter("answers_lost", "Answers whose count was given up.", traffic.answers.lost)
 
 
 def _decisions(counts: DecisionCounts) -> Iterator[Metric]:

@@ -13,6 +13,7 @@ from orch8cloud.dataplane.v1 import dataplane_pb2, dataplane_pb2_grpc
 from orch8cloud.v1 import decisions_pb2
 from structlog.typing import FilteringBoundLogger
 
+from rest_bridge.answers import Row, to_messages
 from rest_bridge.proxy.cache import ServerAway
 from rest_bridge.proxy.entries import BadEntry, Route, key_from, route_from
 from rest_bridge.proxy.traffic import Count
@@ -140,9 +141,11 @@ class ServerCalls:
             self._log.error("unusable_key", problem=str(error))
             raise ServerAway from error
 
-    async def report(self, counts: Iterable[Count]) -> None:
+    async def report(self, counts: Iterable[Count], answers: Sequence[Row] = ()) -> None:
         """Reports traffic. Raises ServerAway where the report certainly did not arrive; otherwise it may be lost."""
-        request = dataplane_pb2.ReportTrafficRequest(proxy_id=self.proxy_id, counts=[_count(one) for one in counts])
+        request = dataplane_pb2.ReportTrafficRequest(
+            proxy_id=self.proxy_id, counts=[_count(one) for one in counts], answers=to_messages(answers)
+        )
         try:
             await self._ask(lambda stub: stub.ReportTraffic(request, timeout=FETCH_DEADLINE, metadata=self.metadata))
         except grpc.aio.AioRpcError as error:

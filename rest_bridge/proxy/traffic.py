@@ -1,10 +1,11 @@
-"""Counts of decided requests, which cost a request one dictionary entry."""
+"""Counts of decided requests, which cost a request one dictionary entry, and the report of them and of the answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from rest_bridge.answers import Row, Tally
 from rest_bridge.proxy.cache import ServerAway
 
 INTERVAL = 5.0
@@ -12,7 +13,7 @@ MAX_ROWS = 10_000
 ROWS_PER_REPORT = 1_000
 MAX_FAILURES = 12
 
-_Row: TypeAlias = tuple[str, str | None, str | None, int]
+_Alike: TypeAlias = tuple[str, str | None, str | None, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,9 +31,10 @@ class Count:
 class Traffic:
     """Counts between two reports. What cannot be reported for a minute, or does not fit, is lost: counts only."""
 
-    def __init__(self, report: Callable[[Sequence[Count]], Awaitable[None]]) -> None:
+    def __init__(self, report: Callable[[Sequence[Count], Sequence[Row]], Awaitable[None]]) -> None:
+        self.answers = Tally()
         self._report = report
-        self._rows: dict[_Row, tuple[int, float]] = {}
+        self._rows: dict[_Alike, tuple[int, float]] = {}
         self._failures = 0
         self.lost = 0
 
@@ -69,15 +71,17 @@ class Traffic:
     async def flush(self) -> None:
         """Reports what was counted since the last report."""
         rows, self._rows = self._rows, {}
-        counts = [_count(row, seen) for row, seen in rows.items()]
+        counts, answers = [_count(row, seen) for row, seen in rows.items()], self.answers.take()
         try:
-            while counts:
-                await self._report(counts[:ROWS_PER_REPORT])
-                del counts[:ROWS_PER_REPORT]
+            while counts or answers:
+                await self._report(counts[:ROWS_PER_REPORT], answers[:ROWS_PER_REPORT])
+                del counts[:ROWS_PER_REPORT], answers[:ROWS_PER_REPORT]
             self._failures = 0
         except ServerAway:
             self._failures += 1
             self._keep(counts)
+            keep = self.answers.add if self._failures < MAX_FAILURES else self.answers.lose
+            keep(answers)
 
     def _keep(self, counts: Sequence[Count]) -> None:
         for one in counts:
@@ -89,7 +93,7 @@ class Traffic:
                 self.lost += one.requests
 
 
-def _count(row: _Row, seen: tuple[int, float]) -> Count:
+def _count(row: _Alike, seen: tuple[int, float]) -> Count:
     instance_id, key_id, policy_id, status = row
     requests, last_at = seen
     return Count(

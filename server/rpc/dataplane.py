@@ -13,13 +13,14 @@ from orch8cloud.dataplane.v1 import dataplane_pb2 as pb
 from orch8cloud.dataplane.v1.dataplane_pb2_grpc import DataPlaneServiceServicer
 from orch8cloud.v1 import decisions_pb2
 
+from server.domain.answers import Answers
 from server.domain.api_keys import ApiKey
 from server.domain.plans import Rate, TrafficLimits
 from server.domain.policies import Policy
 from server.domain.usage import Cap
 from server.errors import FieldViolation, InvalidArgument
 from server.rpc.convert import list_value, moment, struct
-from server.services.dataplane import DataPlane, Route, TrafficCount
+from server.services.dataplane import AnswerCount, DataPlane, Route, TrafficCount
 from server.services.decisions import DecisionsService, ReportedDecision
 from server.services.propagation import Heartbeat, Message, Overrun, Propagation, WatchSession, Welcome
 from server.store.changes import Change
@@ -50,7 +51,8 @@ class DataPlaneServicer(DataPlaneServiceServicer):
 
     async def ReportTraffic(self, request: pb.ReportTrafficRequest, context: Context) -> pb.ReportTrafficResponse:
         """See dataplane.proto."""
-        await self._dataplane.report([_count(count) for count in request.counts])
+        counts, answers = map(_count, request.counts), map(_answers, request.answers)
+        await self._dataplane.report(list(counts), list(answers))
         return pb.ReportTrafficResponse()
 
     async def ReportDecisions(self, request: pb.ReportDecisionsRequest, context: Context) -> pb.ReportDecisionsResponse:
@@ -197,8 +199,20 @@ def _count(count: pb.TrafficCount) -> TrafficCount:
     )
 
 
+def _answers(found: pb.AnswerCounts) -> AnswerCount:
+    return AnswerCount(
+        instance_id=found.instance_id,
+        minute=_in_calendar(found.minute),
+        answers=Answers.reported(found.kinds, found.latency),
+    )
+
+
 def _reported(found: decisions_pb2.Decision) -> ReportedDecision:
-    """A time that no calendar has is the oldest one: such a record is left out."""
-    in_range = 0 <= found.time.seconds < END_OF_TIME
-    at = datetime.fromtimestamp(found.time.seconds if in_range else 0, UTC)
+    at = _in_calendar(found.time)
     return ReportedDecision(id=found.id, instance_id=found.instance_id, at=at, record=found.SerializeToString())
+
+
+def _in_calendar(stamp: Timestamp) -> datetime:
+    """A time that no calendar has is the oldest one: what happened then is left out."""
+    in_range = 0 <= stamp.seconds < END_OF_TIME
+    return datetime.fromtimestamp(stamp.seconds if in_range else 0, UTC)

@@ -21,6 +21,8 @@ from orch8cloud.v1 import (
     events_pb2_grpc,
     instances_pb2,
     instances_pb2_grpc,
+    metrics_pb2,
+    metrics_pb2_grpc,
     organization_pb2,
     organization_pb2_grpc,
     policies_pb2,
@@ -48,6 +50,7 @@ from server.rpc.interceptors.authentication import Authentication
 from server.rpc.interceptors.base import Around, Call, Interceptor
 from server.rpc.interceptors.errors import map_errors
 from server.rpc.interceptors.idempotency import IdempotentCalls
+from server.rpc.metrics import MetricsServicer
 from server.rpc.organization import OrganizationServicer
 from server.rpc.paths import PathCheck
 from server.rpc.policies import PoliciesServicer
@@ -67,6 +70,7 @@ PUBLIC: tuple[FileDescriptor, ...] = tuple(
         deployments_pb2,
         decisions_pb2,
         events_pb2,
+        metrics_pb2,
         templates_pb2,
         runs_pb2,
         system_pb2,
@@ -98,6 +102,7 @@ class Servicers:
     policies: PoliciesServicer
     deployments: DeploymentsServicer
     decisions: DecisionsServicer
+    metrics: MetricsServicer
     runs: RunsServicer
     events: EventsServicer
     system: SystemServicer
@@ -133,6 +138,7 @@ def _register(server: grpc.aio.Server, servicers: Servicers) -> None:
     policies_pb2_grpc.add_PoliciesServiceServicer_to_server(servicers.policies, server)
     deployments_pb2_grpc.add_DeploymentsServiceServicer_to_server(servicers.deployments, server)
     decisions_pb2_grpc.add_DecisionsServiceServicer_to_server(servicers.decisions, server)
+    metrics_pb2_grpc.add_MetricsServiceServicer_to_server(servicers.metrics, server)
     runs_pb2_grpc.add_RunsServiceServicer_to_server(servicers.runs, server)
     events_pb2_grpc.add_EventsServiceServicer_to_server(servicers.events, server)
     system_pb2_grpc.add_SystemServiceServicer_to_server(servicers.system, server)

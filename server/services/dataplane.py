@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from server.domain.answers import Answers, minute_of
 from server.domain.api_keys import ApiKey
 from server.domain.instances import Instance, Phase, Status
 from server.domain.plans import FREE, UNLIMITED, Plans, TrafficLimits
@@ -13,10 +14,14 @@ from server.errors import NotFound
 from server.providers.runtime.base import Upstream
 from server.services.identifiers import Clock
 from server.services.instances import upstream_of
+from server.services.metrics import KEEP
 from server.store.database import Database
+from server.store.metrics import Minute
 from server.store.traffic import Bucket
 
 RESUMING = "resuming"
+# The status of a decision that lets a request in.
+ALLOWED = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +47,15 @@ class TrafficCount:
     status: int
     requests: int
     last_at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerCount:
+    """Answers of one instance that ended in one minute."""
+
+    instance_id: str
+    minute: datetime
+    answers: Answers
 
 
 class DataPlane:
@@ -88,18 +102,21 @@ class DataPlane:
             raise NotFound("API key", "with this digest")
         return key
 
-    async def report(self, counts: Iterable[TrafficCount]) -> None:
-        """Takes counts of decided requests: from them comes when a key was last used, too."""
+    async def report(self, counts: Iterable[TrafficCount], answers: Iterable[AnswerCount] = ()) -> None:
+        """Takes counts of decided requests, from which comes when a key was last used, too, and of answers."""
         now = self._clock()
         sound = [count for count in counts if count.requests > 0]
         used: dict[str, datetime] = {}
         for count in sound:
             if count.key_id is not None:
                 used[count.key_id] = max(count.last_at, used.get(count.key_id, count.last_at))
-        if not sound:
+        buckets = [_bucket(count, now) for count in sound]
+        minutes = _minutes(buckets, answers, now)
+        if not minutes:
             return
         async with self._database.write() as tx:
-            await tx.traffic.add([_bucket(count, now) for count in sound])
+            await tx.traffic.add(buckets)
+            await tx.metrics.add(minutes)
             await tx.api_keys.touch(used)
             await tx.commit()
 
@@ -107,13 +124,32 @@ class DataPlane:
 def _bucket(count: TrafficCount, now: datetime) -> Bucket:
     """The minute of the last request stands for all of them: they are of the seconds before it."""
     return Bucket(
-        minute=min(count.last_at, now).replace(second=0, microsecond=0),
+        minute=minute_of(min(count.last_at, now)),
         instance_id=count.instance_id,
         key_id=count.key_id,
         policy_id=count.policy_id,
         status=count.status,
         requests=count.requests,
     )
+
+
+def _minutes(buckets: Iterable[Bucket], answers: Iterable[AnswerCount], now: datetime) -> list[Minute]:
+    """Each minute of each instance that is reported about, once. Answers that nobody would be shown are left out."""
+    found: dict[tuple[str, datetime], Minute] = {}
+
+    def minute(instance_id: str, at: datetime) -> Minute:
+        return found.setdefault((instance_id, at), Minute(instance_id=instance_id, at=at))
+
+    for bucket in buckets:
+        of = minute(bucket.instance_id, bucket.minute)
+        if bucket.status == ALLOWED:
+            of.allowed += bucket.requests
+        else:
+            of.denied += bucket.requests
+    for one in answers:
+        if one.answers.kinds and one.minute > now - KEEP:
+            minute(one.instance_id, minute_of(min(one.minute, now))).answers.add(one.answers)
+    return list(found.values())
 
 
 def _status(instance: Instance) -> str:

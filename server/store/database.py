@@ -34,6 +34,7 @@ from server.store.dialects import (
 from server.store.events import Events
 from server.store.idempotency import IdempotencyKeys
 from server.store.instances import Instances
+from server.store.metrics import Metrics
 from server.store.organizations import Organizations
 from server.store.policies import Policies
 from server.store.proxies import Proxies
@@ -64,6 +65,7 @@ class UnitOfWork:
         self.proxies = Proxies(session)
         self.decisions = Decisions(session)
         self.traffic = Traffic(session)
+        self.metrics = Metrics(session)
         self.events = Events(session)
         self.idempotency = IdempotencyKeys(session, sealer)
         self.runs = Runs(session)

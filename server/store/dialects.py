@@ -191,6 +191,13 @@ async def now(session: AsyncSession, here: datetime) -> datetime:
     return (await session.exec(select(func.clock_timestamp(type_=UtcDateTime)))).one()
 
 
+def minute_of(session: AsyncSession, column: Any) -> Any:
+    """The minute that a moment is in, by its beginning, as an expression."""
+    if _on_postgres(session):
+        return func.date_trunc("minute", column, type_=UtcDateTime)
+    return func.strftime("%Y-%m-%d %H:%M:00", column, type_=UtcDateTime)
+
+
 async def signal(session: AsyncSession, what: Signal) -> None:
     """Tells every server once this transaction is committed. Nobody needs telling on SQLite."""
     if _on_postgres(session):

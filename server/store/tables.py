@@ -278,6 +278,22 @@ class TrafficRow(Table, table=True):
     requests: int = Field(sa_type=BigInteger)
 
 
+class InstanceMinuteRow(Table, table=True):
+    """One minute of an instance: how many requests were let in and refused, and what became of the former."""
+
+    __tablename__ = "instance_minutes"
+    __table_args__ = (Index("ix_instance_minutes_minute", "minute"),)
+
+    # No foreign key: counts may come after the instance is gone.
+    instance_id: str = Field(primary_key=True)
+    minute: datetime = Field(sa_type=UtcDateTime, primary_key=True)
+    allowed: int = Field(default=0, sa_type=BigInteger)
+    denied: int = Field(default=0, sa_type=BigInteger)
+    # Answers by kind, and by the bucket of their latency; see server.domain.answers.
+    kinds: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))
+    latency: dict[str, int] = Field(sa_column=Column(JSON, nullable=False))
+
+
 class RunRow(Table, table=True):
     """A run, as its engine has reported it; see server.domain.runs.
 

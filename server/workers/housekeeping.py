@@ -10,7 +10,7 @@ import structlog
 
 from server.domain.plans import Plans
 from server.errors import DatabaseUnavailable
-from server.services import decisions, idempotency
+from server.services import decisions, idempotency, metrics
 from server.services.identifiers import Clock
 from server.store.database import Database, UnitOfWork
 from server.store.dialects import Turn
@@ -67,6 +67,7 @@ async def sweep(
         await tx.commit()
     await _drop(database, rows, lambda tx: tx.decisions.forget(now - decisions.KEEP, rows))
     await _drop(database, rows, lambda tx: tx.traffic.forget(now - KEEP_TRAFFIC, rows))
+    await _drop(database, rows, lambda tx: tx.metrics.forget(now - metrics.KEEP, rows))
     await _drop(database, rows, lambda tx: tx.idempotency.forget(now - idempotency.KEEP, rows))
     await _drop(database, rows, lambda tx: tx.events.forget(now - KEEP_EVENTS, rows))
     await _drop(database, rows, lambda tx: tx.events.forget(now - KEEP_RUN_EVENTS, rows, runs=True))

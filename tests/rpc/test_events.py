@@ -268,8 +268,8 @@ async def test_streams_are_bounded_for_each_organization_and_in_all(
     grpc_stub: Any, grpc_server: App, owner: Any, signed_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await eventually(lambda: _alone(grpc_server))
-    monkeypatch.setattr(grpc_server.feed, "_most", 3)
-    monkeypatch.setattr(grpc_server.feed, "_most_of_one", 2)
+    monkeypatch.setattr(grpc_server.jobs.feed, "_most", 3)
+    monkeypatch.setattr(grpc_server.jobs.feed, "_most_of_one", 2)
     async with following(grpc_stub, owner), following(grpc_stub, owner):
         failed = await failure(_first(grpc_stub, owner))
         assert (failed.http, failed.reason, failed.metadata["scope"]) == (429, "RATE_LIMITED", "event streams")
@@ -279,7 +279,7 @@ async def test_streams_are_bounded_for_each_organization_and_in_all(
 
 
 async def _alone(app: App) -> bool:
-    return app.feed.subscribers == 0
+    return app.jobs.feed.subscribers == 0
 
 
 async def test_one_who_does_not_read_is_cut_off_and_holds_nobody_up(
@@ -288,7 +288,7 @@ async def test_one_who_does_not_read_is_cut_off_and_holds_nobody_up(
     monkeypatch.setattr(event_feed, "QUEUE", 50)
     large = {"why": "x" * 50_000}
     async with following(grpc_stub, owner) as slow, following(grpc_stub, owner) as fast:
-        seats = grpc_server.feed.subscribers
+        seats = grpc_server.jobs.feed.subscribers
         for number in range(500):
             one = Event(**{**_fields(event(org, 0)), "details": {"n": number, **large}})
             await happen(grpc_server.database, *[one] * 20)
@@ -296,7 +296,7 @@ async def test_one_who_does_not_read_is_cut_off_and_holds_nobody_up(
             if _ended(grpc_server):
                 break
         assert _ended(grpc_server), "what it may hold is bounded"
-        assert grpc_server.feed.subscribers == seats
+        assert grpc_server.jobs.feed.subscribers == seats
         failed = await slow.end()
         assert (failed.code, failed.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "SUBSCRIBER_TOO_SLOW")
         await happen(grpc_server.database, event(org, 5000))
@@ -308,7 +308,7 @@ def _fields(one: Event) -> dict[str, Any]:
 
 
 def _ended(app: App) -> bool:
-    return any(one._end is not None for one in app.feed._seats)
+    return any(one._end is not None for one in app.jobs.feed._seats)
 
 
 async def test_streams_end_with_what_let_them_in(
@@ -336,7 +336,7 @@ async def test_a_server_that_stops_sends_them_elsewhere(tmp_path: Path, database
     ):
         stub: Any = EventsServiceStub(channel)
         async with following(stub, owner) as found:
-            app.feed.close()
+            app.jobs.feed.close()
             failed = await found.end()
         assert (failed.code, failed.http) == (grpc.StatusCode.UNAVAILABLE, 503)
         assert (await failure(_first(stub, owner))).http == 503

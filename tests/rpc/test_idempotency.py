@@ -238,7 +238,7 @@ async def test_call_that_is_still_running_elsewhere_is_409_after_a_while(
     waiting = idempotency.Idempotency(
         database=grpc_server.database,
         propagation=grpc_server.propagation,
-        waiters=grpc_server.waiters,
+        waiters=grpc_server.jobs.waiters,
         clock=lambda: datetime.now(UTC),
         wait=0.1,
     )
@@ -266,7 +266,7 @@ async def test_late_owner_commits_nothing_where_another_has_taken_over(grpc_serv
     service = idempotency.Idempotency(
         database=grpc_server.database,
         propagation=grpc_server.propagation,
-        waiters=grpc_server.waiters,
+        waiters=grpc_server.jobs.waiters,
         clock=lambda: now,
     )
     answer = StoredAnswer(body=b"late")
@@ -327,7 +327,7 @@ async def test_waiting_ends_when_the_first_answers(grpc_server: App, org: str) -
     service = idempotency.Idempotency(
         database=grpc_server.database,
         propagation=grpc_server.propagation,
-        waiters=grpc_server.waiters,
+        waiters=grpc_server.jobs.waiters,
         clock=lambda: now,
     )
     first = await service.begin(key, b"f")
@@ -335,9 +335,9 @@ async def test_waiting_ends_when_the_first_answers(grpc_server: App, org: str) -
     second = asyncio.create_task(service.begin(key, b"f"))
 
     async def waits() -> bool:
-        return bool(grpc_server.waiters.names)
+        return bool(grpc_server.jobs.waiters.names)
 
     await eventually(waits)
     await service.finish(first, StoredAnswer(body=b"done"))
     assert await second == StoredAnswer(body=b"done")
-    assert grpc_server.waiters.names == []
+    assert grpc_server.jobs.waiters.names == []

@@ -106,7 +106,7 @@ class stalled:  # noqa: N801 - read as a context
     """The reconciler finds nothing to do, though there is."""
 
     def __init__(self, app: App) -> None:
-        self._reconciler = app.reconciler
+        self._reconciler = app.jobs.reconciler
 
     def __enter__(self) -> None:
         self._before = self._reconciler._start_due
@@ -189,8 +189,8 @@ async def test_it_is_not_ready_with_a_reconciler_that_looks_no_more(
             stuck.set()
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(server.app.reconciler, "_sleep", never)
-        server.app.reconciler.wake()
+        monkeypatch.setattr(server.app.jobs.reconciler, "_sleep", never)
+        server.app.jobs.reconciler.wake()
         await stuck.wait()
 
         async def is_noticed() -> bool:
@@ -202,10 +202,10 @@ async def test_it_is_not_ready_with_a_reconciler_that_looks_no_more(
 async def test_a_reconciler_that_looks_is_not_idle(tmp_path: Path) -> None:
     async with started(tmp_path) as server:
         begun = time.monotonic()
-        server.app.reconciler.wake()
+        server.app.jobs.reconciler.wake()
 
         async def has_looked() -> bool:
-            return server.app.reconciler.idle_for < time.monotonic() - begun
+            return server.app.jobs.reconciler.idle_for < time.monotonic() - begun
 
         await eventually(has_looked)
 

@@ -40,7 +40,7 @@ async def waits(app: App, instance_id: str) -> None:
     """Returns when a call waits for the instance."""
 
     async def check() -> bool:
-        return instance_id in app.waiters.names
+        return instance_id in app.jobs.waiters.names
 
     await eventually(check)
 
@@ -56,7 +56,7 @@ async def test_answer_comes_when_the_engine_is_ready(
         assert not answer.done()
     assert (await answer).status == "running"
     assert time.monotonic() - began < 30
-    assert instance_id not in grpc_server.waiters.names
+    assert instance_id not in grpc_server.jobs.waiters.names
 
 
 async def test_settled_instance_is_answered_at_once(grpc_stub: Any, owner: Any) -> None:
@@ -151,6 +151,6 @@ async def test_resume_answers_too_where_nobody_may_wait(
 ) -> None:
     instance_id = await create(grpc_stub, owner)
     await get(grpc_stub, owner, instance_id, "60s")
-    monkeypatch.setattr(grpc_server.waiters, "_most", 0)
+    monkeypatch.setattr(grpc_server.jobs.waiters, "_most", 0)
     request = pb.ActOnInstanceRequest(instance_id=instance_id, action="suspend")
     assert (await grpc_stub.ActOnInstance(request, metadata=owner)).status == "suspended"

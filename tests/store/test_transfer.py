@@ -1,12 +1,14 @@
 """Moving a SQLite database into Postgres: everything or nothing."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from server.domain.answers import Answers
 from server.domain.api_keys import ApiKey
 from server.domain.events import Event, EventKind
 from server.domain.policies import Policy, PolicyFields
@@ -17,6 +19,7 @@ from server.store.database import Database
 from server.store.decisions import DecisionRecord
 from server.store.dialects import create_engine
 from server.store.idempotency import CallKey, StoredAnswer
+from server.store.metrics import Minute
 from server.store.organizations import Organization
 from server.store.proxies import KnownProxy
 from server.store.sealing import Sealer
@@ -58,6 +61,8 @@ async def source(tmp_path: Path) -> Path:
             )
             await tx.api_keys.add(KEY)
             await tx.traffic.add([bucket(minute) for minute in range(3)])
+            answers = Answers(Counter({"2xx": 3}), Counter({7: 2, 90: 1}))
+            await tx.metrics.add([Minute(instance_id="inst_1", at=NOW, allowed=3, denied=1, answers=answers)])
             await tx.decisions.add([record(number) for number in range(RECORDS)])
             await tx.runs.put("org_one", "inst_1", [Run.begin(RunEvent("run-1", Transition(1, 0, "")))])
             await tx.usage.add_starts("org_one", [NOW])

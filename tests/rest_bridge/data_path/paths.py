@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from rest_bridge.envoy.answers import AnswerReports
 from rest_bridge.envoy.limits import Limits
 from rest_bridge.envoy.process import EnvoyProcess
 from rest_bridge.proxy.app import build, new_server
@@ -72,4 +73,6 @@ async def envoy_path(folder: Path, *, idle: float, busy_from: int, **settings: A
         serving(direct=False, listen=listen, streams_listen=streams, **settings),
         EnvoyProcess(edge, Limits(stream_idle=idle)) as process,
     ):
+        reports = asyncio.create_task(AnswerReports(process.answers, edge.proxy_addr).run())
         yield (await process.address()).port
+        reports.cancel()

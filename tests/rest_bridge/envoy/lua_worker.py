@@ -85,7 +85,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._lua = luajit21.LuaRuntime()
-        source = _source(repeat(busy_from=0))
+        source = _source(repeat(busy_from=0, logged=True))
         assert _CLOCK in source
         self._lua.execute(source.replace(_CLOCK, "local clock = function() return NOW end"))
         self._lua.execute(_ENVOY)

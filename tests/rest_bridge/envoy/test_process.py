@@ -165,12 +165,16 @@ async def answers(http: httpx.AsyncClient) -> bool:
 
 
 async def test_the_edge_ends_well_and_logs_no_secret(tmp_path: Path) -> None:
-    decisions = FakeDecisions(upstream="127.0.0.1:1", more={"x-orch8-decision-id": "dec_1"})
+    told = {"x-orch8-decision-id": "dec_1", "x-orch8-org": "org_1", "x-orch8-instance": "inst_1"}
+    decisions = FakeDecisions(upstream="127.0.0.1:1", more=told)
     proxy = serving(decisions, uds=f"{tmp_path}/proxy.sock")
     async with proxy, started(tmp_path) as (process, http):
         headers = {"authorization": "Bearer secret-token", "cookie": "c=secret", "x-request-id": "req-1"}
         await http.get("/api/tunnel/inst_1/a/b?token=secret", headers=headers)
         await http.get("/api/instances", headers={"x-request-id": "req-2"})
+        decisions.answer = (403, told, b"")
+        refused = await http.get("/api/tunnel/inst_1/", headers={"x-request-id": "req-3"})
+        assert not {"x-orch8-org", "x-orch8-instance"} & set(refused.headers)
         process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(5):
             out, _ = await process.communicate()
@@ -183,7 +187,11 @@ async def test_the_edge_ends_well_and_logs_no_secret(tmp_path: Path) -> None:
     assert isinstance(line["duration_ms"], int)
     assert (line["part"], line["event"], line["decision_id"]) == ("edge", "request", "dec_1")
     assert datetime.fromisoformat(line["timestamp"]).tzinfo is not None
+    denied = next(each for each in lines if each["request_id"] == "req-3")
+    for each in (line, denied):
+        assert (each["decision_id"], each["org_id"], each["instance_id"]) == ("dec_1", "org_1", "inst_1")
     rest = next(each for each in lines if each["request_id"] == "req-2")
+    assert (rest["org_id"], rest["instance_id"]) == (None, None)
     assert (rest["method"], rest["path"], rest["status"]) == ("GET", "/api/instances", 503)
 
 

@@ -39,6 +39,13 @@ def test_what_is_learnt_is_repeated(worker: Worker) -> None:
     ]
 
 
+def test_the_log_is_told_whose_a_repeated_request_is(worker: Worker) -> None:
+    worker.learns()
+    for request in (worker.request(), worker.request()):
+        assert request.passed
+        assert (request.told("x-orch8-org"), request.told("x-orch8-instance")) == ("org_a", INSTANCE)
+
+
 def test_what_comes_once_is_not_asked_about(worker: Worker) -> None:
     assert not repeats(worker, "Bearer once")
     assert worker.request("Bearer once").asks_about_itself

@@ -1,13 +1,18 @@
 """What arrives at the server of the decisions that a proxy makes, and that nothing secret is in it."""
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import MessageToDict
+from orch8cloud.dataplane.v1 import dataplane_pb2
 from orch8cloud.v1 import decisions_pb2
 
+from rest_bridge.answers import from_messages
+from rest_bridge.proxy.decide_app import MAX_ANSWERS
 from tests.rest_bridge.proxy import cases
 from tests.rest_bridge.proxy.cases import Instance
 from tests.rest_bridge.proxy.conftest import Running, World, route_message
@@ -163,3 +168,27 @@ async def test_a_proxy_of_no_sample_records_one_pass_of_a_caller(world: World, s
             assert await running.client.status("/decide/api/tunnel/inst_plain/x") == (200, None)
     # Two where a minute ended meanwhile.
     assert len(arrived(world)) in (1, 2)
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["direct", "decide"])
+async def test_what_an_edge_tells_of_answers_is_reported_where_edges_ask(
+    world: World, start_proxy: Callable[..., Any], direct: bool
+) -> None:
+    told = [dataplane_pb2.AnswerCounts(instance_id="inst_plain", kinds={"2xx": 3, "what": 1}, latency={4: 3})] * 2
+    body = dataplane_pb2.ReportTrafficRequest(answers=told).SerializeToString()
+
+    async with start_proxy(direct=direct) as running:
+        assert isinstance(running, Running)
+
+        async def tell(sent: bytes) -> int:
+            async with running.client.request("POST", "/edge/answers", data=BytesIO(sent)) as answer:
+                return int(answer.status)
+
+        # Where callers reach a proxy themselves, there is no such path.
+        assert await tell(body) == (404 if direct else 200)
+        assert await tell(b"\xff\xff") == (404 if direct else 400)
+        assert await tell(bytes(MAX_ANSWERS + 1)) == (404 if direct else 400)
+    found = [row for report in world.service.reports for row in from_messages(report.answers)]
+    assert [(row.instance_id, row.answers.kinds, row.answers.latency) for row in found] == (
+        [] if direct else [("inst_plain", Counter({"2xx": 6}), Counter({4: 6}))]
+    )

@@ -1,9 +1,11 @@
 """The small parts: paths, cookies, the signature, the cache and the lease."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
+from rest_bridge.answers import Row
 from rest_bridge.proxy.cache import Known, ServerAway
 from rest_bridge.proxy.headers import header_text, without_session
 from rest_bridge.proxy.lease import Lease, suspend_aware_clock
@@ -150,12 +152,15 @@ async def test_counts_survive_a_server_that_is_away_for_a_while_and_within_bound
     sent: list[Count] = []
     away = True
 
-    async def report(counts: list[Count]) -> None:
+    async def report(counts: Sequence[Count], answers: Sequence[Row]) -> None:
         if away:
             raise ServerAway
         sent.extend(counts)
+        answered.extend(answers)
 
-    traffic = Traffic(report)  # type: ignore[arg-type]
+    answered: list[Row] = []
+    traffic = Traffic(report)
+    traffic.answers.count("inst_0", "2xx", 1.0, 100.0)
     for number in range(MAX_ROWS + 10):
         traffic.count(f"inst_{number}", None, None, 200, 1.0)
     await traffic.flush()
@@ -163,15 +168,20 @@ async def test_counts_survive_a_server_that_is_away_for_a_while_and_within_bound
     away = False
     await traffic.flush()
     assert len(sent) == MAX_ROWS
+    assert [(one.instance_id, one.minute, one.answers.kinds["2xx"]) for one in answered] == [("inst_0", 60, 1)]
     assert next(one for one in sent if one.instance_id == "inst_0").requests == 2
     away = True
     traffic.count("inst_0", None, None, 200, 3.0)
+    traffic.answers.count("inst_0", "5xx", 1.0, 100.0)
     for _ in range(MAX_FAILURES):
         await traffic.flush()
     away = False
     sent.clear()
+    answered.clear()
     await traffic.flush()
     assert sent == []
+    assert answered == []
+    assert traffic.answers.lost == 1
 
 
 def test_a_stale_socket_is_replaced_and_a_living_one_is_not(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -590,21 +590,27 @@ class ReportTrafficRequest(_message.Message):
 
     PROXY_ID_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
     proxy_id: _builtins.str
     """The proxy that counted."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrafficCount]:
         """One row for each combination that was seen."""
 
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerCounts]:
+        """One row for each instance and minute with answers that have ended."""
+
     def __init__(
         self,
         *,
         proxy_id: _builtins.str = ...,
         counts: _abc.Iterable[Global___TrafficCount] | None = ...,
+        answers: _abc.Iterable[Global___AnswerCounts] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "proxy_id", b"proxy_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "counts", b"counts", "proxy_id", b"proxy_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -660,6 +666,86 @@ class TrafficCount(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__policy_id) -> _WhichOneofReturnType__policy_id | None: ...
 
 Global___TrafficCount: _TypeAlias = TrafficCount  # noqa: Y015
+
+@_typing.final
+class AnswerCounts(_message.Message):
+    """What became of the requests to one instance that were let in, in one minute."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class KindsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class LatencyEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.int
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.int = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    INSTANCE_ID_FIELD_NUMBER: _builtins.int
+    MINUTE_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    LATENCY_FIELD_NUMBER: _builtins.int
+    instance_id: _builtins.str
+    """The instance that was called."""
+    @_builtins.property
+    def minute(self) -> _timestamp_pb2.Timestamp:
+        """The beginning of the minute."""
+
+    @_builtins.property
+    def kinds(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """How many answers there were of each kind: "1xx" to "5xx" by the engine's status, "none" where it has not answered."""
+
+    @_builtins.property
+    def latency(self) -> _containers.ScalarMap[_builtins.int, _builtins.int]:
+        """How many answers began within the time that each bucket is for (server/domain/answers.py)."""
+
+    def __init__(
+        self,
+        *,
+        instance_id: _builtins.str = ...,
+        minute: _timestamp_pb2.Timestamp | None = ...,
+        kinds: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        latency: _abc.Mapping[_builtins.int, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["minute", b"minute"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["instance_id", b"instance_id", "kinds", b"kinds", "latency", b"latency", "minute", b"minute"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnswerCounts: _TypeAlias = AnswerCounts  # noqa: Y015
 
 @_typing.final
 class ReportTrafficResponse(_message.Message):

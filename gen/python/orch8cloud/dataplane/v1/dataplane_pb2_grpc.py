@@ -90,7 +90,7 @@ class DataPlaneServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportTraffic(self, request, context):
-        """Counts of decided requests. Losing a report loses counts, nothing else.
+        """Counts of decided requests, and of the answers to those that were let in. Losing a report loses counts, nothing else.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

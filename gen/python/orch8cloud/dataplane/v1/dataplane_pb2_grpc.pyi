@@ -45,7 +45,7 @@ class DataPlaneServiceStub:
     change about the same thing is stale, a read that is under way too. See WatchRequest.heartbeat for what bounds staleness.
     """
     ReportTraffic: _grpc.UnaryUnaryMultiCallable[_dataplane_pb2.ReportTrafficRequest, _dataplane_pb2.ReportTrafficResponse]
-    """Counts of decided requests. Losing a report loses counts, nothing else."""
+    """Counts of decided requests, and of the answers to those that were let in. Losing a report loses counts, nothing else."""
     ReportDecisions: _grpc.UnaryUnaryMultiCallable[_dataplane_pb2.ReportDecisionsRequest, _dataplane_pb2.ReportDecisionsResponse]
     """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
     cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
@@ -66,7 +66,7 @@ class DataPlaneServiceAsyncStub(DataPlaneServiceStub):
     change about the same thing is stale, a read that is under way too. See WatchRequest.heartbeat for what bounds staleness.
     """
     ReportTraffic: _aio.UnaryUnaryMultiCallable[_dataplane_pb2.ReportTrafficRequest, _dataplane_pb2.ReportTrafficResponse]  # type: ignore[assignment]
-    """Counts of decided requests. Losing a report loses counts, nothing else."""
+    """Counts of decided requests, and of the answers to those that were let in. Losing a report loses counts, nothing else."""
     ReportDecisions: _aio.UnaryUnaryMultiCallable[_dataplane_pb2.ReportDecisionsRequest, _dataplane_pb2.ReportDecisionsResponse]  # type: ignore[assignment]
     """Records of decisions. Losing a report loses records, nothing else; one that arrives twice is stored once. A record that
     cannot be taken is left out, and the others are stored. Fails with INVALID_ARGUMENT for more than 1000 records.
@@ -108,7 +108,7 @@ class DataPlaneServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dataplane_pb2.ReportTrafficRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dataplane_pb2.ReportTrafficResponse, _abc.Awaitable[_dataplane_pb2.ReportTrafficResponse]]:
-        """Counts of decided requests. Losing a report loses counts, nothing else."""
+        """Counts of decided requests, and of the answers to those that were let in. Losing a report loses counts, nothing else."""
 
     @_abc_1.abstractmethod
     def ReportDecisions(
