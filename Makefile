@@ -27,6 +27,7 @@ up: $(RUNTIME) ## Set everything up and run the product (more: make up ARGS="--h
 bench: $(DEV) ## Measure the gateway against bare Envoy, and run events (shorter: make bench BENCH_SECONDS=2)
 	@$(BIN)/python -m bench --seconds $(BENCH_SECONDS) $(ARGS)
 	@$(BIN)/python -m bench.ingest --seconds $(BENCH_SECONDS)
+	@$(BIN)/python -m bench.events --seconds $(BENCH_SECONDS)
 
 test: check pytest ## Set everything up and run every check
 
@@ -59,7 +60,7 @@ baseline: $(DEV) ## Make the protos of now those that must not be broken (at a r
 	cp gen/descriptors.binpb proto/released.binpb
 
 pytest: $(DEV)
-	@echo "== tests" && $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	@echo "== tests" && $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lock: $(DEV) ## Resolve the dependencies again, newest versions within pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -54,19 +54,24 @@ class Line:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _World:
+class World:
+    """A server and an edge, and whoever calls them."""
+
+    edge: Address
     http: httpx.AsyncClient
     engines: Sequence[Iterator[bytes]]
     keys: Sequence[str]
     token: str
 
     async def send(self, engine: int) -> None:
+        """Reports the next batch of one engine."""
         headers = {"authorization": f"Bearer {self.keys[engine]}"}
         answer = await self.http.post("/api/ingest/v1/runs", content=next(self.engines[engine]), headers=headers)
         if answer.status_code != httpx.codes.ACCEPTED or answer.json()["rejected"]:
             raise BenchFailed(f"a batch was answered with {answer.status_code}: {answer.text[:200]}")
 
     async def manage(self, number: int) -> None:
+        """Reads or changes something."""
         headers = {"authorization": f"Bearer {self.token}"}
         path = f"/api/instances/{_INSTANCE}/policies/{_POLICY}"
         if number % 2:
@@ -81,7 +86,7 @@ async def measure(seconds: float, databases: Sequence[str]) -> list[Line]:
     """Measures on each of the databases."""
     lines = []
     for database in databases:
-        async with _world(database) as world:
+        async with running(database) as world:
             lines.append(await _line(world, database, seconds))
         print(_text(lines[-1]), flush=True)
     return lines
@@ -94,7 +99,7 @@ def write(path: Path, lines: Sequence[Line]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-async def _line(world: _World, database: str, seconds: float) -> Line:
+async def _line(world: World, database: str, seconds: float) -> Line:
     target = TARGETS[database]
     quiet = await _managed(world, seconds)
     most = await _sent(world, seconds, every=0.0)
@@ -112,7 +117,7 @@ async def _line(world: _World, database: str, seconds: float) -> Line:
     )
 
 
-async def _sent(world: _World, seconds: float, *, every: float) -> float:
+async def _sent(world: World, seconds: float, *, every: float) -> float:
     """Events a second that were taken, where each engine sends a batch every so many seconds, or when it can."""
     began = time.monotonic()
 
@@ -131,7 +136,7 @@ async def _sent(world: _World, seconds: float, *, every: float) -> float:
     return sent * EVENTS / max(seconds, time.monotonic() - began)
 
 
-async def _managed(world: _World, seconds: float) -> list[float]:
+async def _managed(world: World, seconds: float) -> list[float]:
     """How long management calls took, one after the other, in milliseconds."""
     until, took = time.monotonic() + seconds, list[float]()
     while (began := time.monotonic()) < until:
@@ -155,7 +160,8 @@ def _text(line: Line) -> str:
 
 
 @asynccontextmanager
-async def _world(database: str) -> AsyncIterator[_World]:
+async def running(database: str) -> AsyncIterator[World]:
+    """Everything, on a database of this kind."""
     with tempfile.TemporaryDirectory(prefix="orch8-bench-") as name, _url(database) as url:
         folder = Path(name)
         async with Programs(folder, inherited_environment()) as programs:
@@ -163,7 +169,8 @@ async def _world(database: str) -> AsyncIterator[_World]:
             await _start(programs, product, url)
             ready = json.loads(product.ready.read_text())
             async with httpx.AsyncClient(base_url=f"http://{product.edge}", timeout=30, trust_env=False) as http:
-                world = _World(
+                world = World(
+                    edge=product.edge,
                     http=http,
                     engines=[batches(number) for number in range(ENGINES)],
                     keys=ready["engines"],

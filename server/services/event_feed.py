@@ -23,7 +23,7 @@ from server.services.identifiers import Clock
 from server.store.database import Database
 
 MOST = 4_000
-MOST_OF_ONE = 100
+MOST_OF_ONE = 2_500
 # Events that wait for one subscriber.
 QUEUE = 5_000
 BATCH = 500

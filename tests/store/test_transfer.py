@@ -10,6 +10,8 @@ import pytest
 
 from server.domain.answers import Answers
 from server.domain.api_keys import ApiKey
+from server.domain.deployments import Deployment
+from server.domain.deployments import Phase as DeploymentPhase
 from server.domain.events import Event, EventKind
 from server.domain.policies import Policy, PolicyFields
 from server.domain.runs import Run, RunEvent, Transition
@@ -17,6 +19,7 @@ from server.errors import DatabaseUnavailable
 from server.store import migrate, transfer
 from server.store.database import Database
 from server.store.decisions import DecisionRecord
+from server.store.deployments import DeploymentSecrets
 from server.store.dialects import create_engine
 from server.store.idempotency import CallKey, StoredAnswer
 from server.store.metrics import Minute
@@ -37,6 +40,24 @@ POLICY = Policy(id="pol_1", instance_id="inst_1", fields=FIELDS, created_at=NOW,
 CALL = CallKey(org_id="org_one", method="/orch8cloud.v1.InstancesService/CreateInstance", key="k-1")
 ANSWER = StoredAnswer(body=b"an answer", headers=(("etag", '"1"'),), version=3)
 RECORDS = 1_234
+
+SECRETS = DeploymentSecrets(trigger="t", values={"token": "s"})
+DEPLOYMENT = Deployment(
+    id="dep_1",
+    org_id="org_one",
+    instance_id="inst_1",
+    template_id="tmpl_1",
+    name="dunning",
+    phase=DeploymentPhase.RUNNING,
+    slug="dunning-1",
+    policy_id="pol_1",
+    config={"url": "ü"},
+    credentials={"token": "cred_1"},
+    sequence={"id": "1", "blocks": []},
+    schedule=None,
+    created_at=NOW,
+    updated_at=NOW,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +85,7 @@ async def source(tmp_path: Path) -> Path:
             answers = Answers(Counter({"2xx": 3}), Counter({7: 2, 90: 1}))
             await tx.metrics.add([Minute(instance_id="inst_1", at=NOW, allowed=3, denied=1, answers=answers)])
             await tx.decisions.add([record(number) for number in range(RECORDS)])
-            await tx.runs.put("org_one", "inst_1", [Run.begin(RunEvent("run-1", Transition(1, 0, "")))])
+            await tx.deployments.add(DEPLOYMENT, SECRETS, NOW)
             await tx.usage.add_starts("org_one", [NOW])
             await tx.events.append([event(number) for number in range(4)])
             lease = {"lease_until": NOW + timedelta(hours=1), "forgotten": NOW - timedelta(days=1)}
@@ -128,6 +149,8 @@ async def test_everything_is_moved_as_it_is_and_goes_on(source: Path, target: st
         assert await tx.instances.keys("inst_1") == KEYS
         (policy,) = await tx.policies.of_instance("inst_1")
         assert policy.fields == FIELDS
+        assert await tx.deployments.get("org_one", "dep_1") == DEPLOYMENT
+        assert await tx.deployments.secrets("dep_1") == SECRETS
         assert (await tx.changes.append(NOW, instance_id="inst_1")).version == 9
         lease = {"lease_until": NOW, "forgotten": NOW - timedelta(days=1)}
         again = await tx.idempotency.claim(CALL, fingerprint=bytes(32), owner="you", now=NOW, **lease)

@@ -79,7 +79,10 @@ def test_only_what_may_wait_has_more_time_than_others() -> None:
     patient = {
         route["name"] for route in rest_routes(bindings(), LIMITS) if route.get("route", {}).get("timeout") == "75s"
     }
-    assert patient == {"rest:orch8cloud.v1.InstancesService.GetInstance"}
+    assert patient == {
+        f"rest:orch8cloud.v1.{method}"
+        for method in ("InstancesService.GetInstance", "DeploymentsService.GetDeployment")
+    }
 
 
 def test_other_methods_of_a_path_are_told_which_there_are() -> None:
