@@ -60,7 +60,7 @@ baseline: $(DEV) ## Make the protos of now those that must not be broken (at a r
 	cp gen/descriptors.binpb proto/released.binpb
 
 pytest: $(DEV)
-	@echo "== tests" && $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@echo "== tests" && $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lock: $(DEV) ## Resolve the dependencies again, newest versions within pyproject.toml
 	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
