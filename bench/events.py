@@ -6,18 +6,17 @@ events through Envoy. Each has to be told of everything. Load, Envoy, server and
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
 from bench.errors import BenchFailed
 from bench.exports import EVENTS
-from bench.ingest import World, running
+from bench.ingest import World, running, write
 from bench.options import RESULTS
 
 # Issue "Deployments, templates, runs and usage".
@@ -135,12 +134,6 @@ async def _caught_up(readers: Sequence[Reader], sent: int) -> list[float]:
     return [reader.told_at for reader in readers]
 
 
-def _write(path: Path, line: Line) -> None:
-    content = json.loads(path.read_text()) if path.exists() else {}
-    content["events"] = [asdict(line)]
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
 def main() -> int:
     """Says in words why a run failed."""
     parser = argparse.ArgumentParser(prog="bench.events", description="Measures how many may follow events.")
@@ -155,7 +148,7 @@ def main() -> int:
     except BenchFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    _write(given.results, line)
+    write(given.results, "events", [line])
     print(
         f"{'met   ' if line.met else 'MISSED'}  {line.subscribers} subscribers (wanted {SUBSCRIBERS}) of "
         f"{line.events_per_s:.0f} events a second (wanted {EVENTS_PER_S}), {line.told_per_s:.0f} told a second; "

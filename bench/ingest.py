@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import quantiles
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -26,6 +27,9 @@ from bench.processes import Programs, free_port
 from bench.stack import HOST, Product, answers, settings_of
 from server.domain.addresses import Address
 from server.providers.runtime.environment import inherited_environment
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 ENGINES = 8
 # Issue "Deployments, templates, runs and usage".
@@ -92,10 +96,10 @@ async def measure(seconds: float, databases: Sequence[str]) -> list[Line]:
     return lines
 
 
-def write(path: Path, lines: Sequence[Line]) -> None:
-    """Writes the figures down beside what the file has already."""
+def write(path: Path, section: str, lines: Sequence["DataclassInstance"]) -> None:
+    """Writes figures down beside what the file has already."""
     content = json.loads(path.read_text()) if path.exists() else {}
-    content["ingest"] = [asdict(line) for line in lines]
+    content[section] = [asdict(line) for line in lines]
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -223,7 +227,7 @@ def main() -> int:
     except BenchFailed as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
-    write(given.results, lines)
+    write(given.results, "ingest", lines)
     return 1 if given.strict and not all(line.met for line in lines) else 0
 
 
